@@ -1,0 +1,510 @@
+"""fastzk beside Apache ZooKeeper: the same work on the same machine and disk, by turns. Prints Markdown.
+
+    python bench/compare.py [--rounds 3] [--quick] [--rows get,set,...] [--json FILE] [--dir FOLDER]
+
+Both servers get the same zoo.cfg with nothing tuned, write to fresh directories on a real disk, and are up
+at the same time, but only one of them is loaded at a time: A B A B, so that whatever else the machine does
+meets both. README.md in this folder says what the rows mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from servers import ZOOKEEPER_JAR, Failed, Fastzk, Server, ZooKeeper
+
+HERE: Final = Path(__file__).resolve().parent
+MILLION: Final = "/million"
+CHECKPOINTED: Final = "/checkpointed"
+#: Changed znodes that set off a checkpoint in the last row.
+SNAP_COUNT: Final = 100_000
+
+
+# ---- what is measured
+
+
+@dataclass
+class Row:
+    """A line of the table. `required` bounds the ratio fastzk to ZooKeeper, from below if `higher`."""
+
+    title: str
+    unit: str
+    required: float | None
+    higher: bool = True
+    values: dict[str, list[float]] = field(default_factory=dict)
+    #: For the row that compares fastzk with itself, the ratios of its rounds.
+    own_ratios: list[float] = field(default_factory=list)
+    note: str = ""
+
+    def add(self, server: type[Server], value: float) -> None:
+        self.values.setdefault(server.name, []).append(value)
+
+    def ratios(self) -> list[float]:
+        theirs, ours = self.values.get(ZooKeeper.name, []), self.values.get(Fastzk.name, [])
+        return self.own_ratios or [b / a for a, b in zip(theirs, ours, strict=False) if a]
+
+    def ratio(self) -> float | None:
+        if self.own_ratios:
+            return median(self.own_ratios)
+        theirs, ours = self.values.get(ZooKeeper.name), self.values.get(Fastzk.name)
+        return median(ours) / median(theirs) if ours and theirs and median(theirs) else None
+
+    def met(self) -> bool | None:
+        ratio = self.ratio()
+        if ratio is None or self.required is None:
+            return None
+        return ratio >= self.required if self.higher else ratio <= self.required
+
+    def cells(self) -> list[str]:
+        def shown(server: type[Server]) -> str:
+            values = self.values.get(server.name)
+            return f"{number(median(values))} {self.unit}" if values else "-"
+
+        ratio, ratios, met = self.ratio(), self.ratios(), self.met()
+        spread = f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratio is not None else "-"
+        required = f"{'≥' if self.higher else '≤'} {self.required:g}" if self.required is not None else "-"
+        verdict = {True: "yes", False: "**no**", None: "-"}[met]
+        return [self.title, shown(ZooKeeper), shown(Fastzk), spread, required, verdict]
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+@dataclass
+class Load:
+    """A load zkload can make, and the lines of the table it fills: (title, key in zkload's answer)."""
+
+    operation: str
+    connections: int
+    window: int
+    lines: Sequence[tuple[str, str]]
+    required: float | None
+
+
+LOADS: Final[dict[str, Load]] = {
+    "get-32x16": Load("get", 32, 16, [("getData, 32 x 16", "ops_per_s")], 8),
+    "get-32x1": Load("get", 32, 1, [("getData, 32 x 1", "ops_per_s")], 2),
+    "get-1x1": Load(
+        "get", 1, 1, [("getData, 1 x 1, median", "p50_us"), ("getData, 1 x 1, mean", "mean_us")], 0.6
+    ),
+    "set-32x16": Load("set", 32, 16, [("setData durable, 32 x 16", "ops_per_s")], 4),
+    "set-32x1": Load("set", 32, 1, [("setData durable, 32 x 1", "ops_per_s")], 1.5),
+    "set-1x1": Load(
+        "set", 1, 1, [("setData durable, 1 x 1, median", "p50_us"), ("setData, 1 x 1, mean", "mean_us")], None
+    ),
+    "delete-create": Load("delete-create", 32, 16, [("delete + create durable, 32 x 16", "ops_per_s")], 3),
+    "mixed": Load("mixed:90", 32, 16, [("90 % getData, 10 % setData, 32 x 16", "ops_per_s")], None),
+    "children": Load("children", 8, 4, [("getChildren of 1000, 8 x 4", "ops_per_s")], 4),
+}
+ROWS: Final = (*LOADS, "memory", "restart", "checkpoint")
+
+
+class Comparison:
+    """The programs, the folder, the servers to compare, and the rows filled so far."""
+
+    def __init__(self, folder: Path, kinds: Sequence[type[Server]], rounds: int, quick: bool) -> None:
+        self.folder = folder
+        self.kinds = kinds
+        self.rounds = rounds
+        self.quick = quick
+        self.seconds = 1.0 if quick else 5.0
+        self.znodes = 100_000 if quick else 1_000_000
+        self.rows: list[Row] = []
+        self.raw: list[dict[str, Any]] = []
+        self.zkload = compile_program("zkload", folder)
+        self.zkprobe = compile_program("zkprobe", folder)
+        self._started: list[Server] = []
+        self._used: dict[str, int] = {}
+
+    def server(self, kind: type[Server], purpose: str, settings: Sequence[str] = ()) -> Server:
+        server = kind(self.folder / f"{kind.__name__.lower()}-{purpose}", settings)
+        self._started.append(server)
+        server.start()
+        return server
+
+    def close(self) -> None:
+        for server in self._started:
+            server.kill()
+
+    def load(self, server: Server, *arguments: str) -> dict[str, Any]:
+        command = [str(self.zkload), "-s", f"127.0.0.1:{server.port}", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.stdout.strip():
+            raise Failed(
+                server.explain(f"failed under `zkload {shlex.join(arguments)}`: {done.stderr.strip()}")
+            )
+        result: dict[str, Any] = json.loads(done.stdout)
+        if done.returncode or result["errors"]:
+            raise Failed(
+                server.explain(f"answered {result['errors']} errors to `zkload {shlex.join(arguments)}`")
+            )
+        return result
+
+    # ---- requests a second, and latency
+
+    def run_loads(self, names: Sequence[str]) -> None:
+        servers = [self.server(kind, "load") for kind in self.kinds]
+        for server in servers:
+            # A JVM is several times slower before its hot code is compiled; nobody wants to know that figure.
+            for operation in ("mixed:50", "delete-create", "children"):
+                length = ("-c", "32", "-w", "4", "-t", str(self.seconds * 0.8), "-u", "0")
+                self.load(server, "-o", operation, *length, "-p", f"/warm-up-{operation[:5]}")
+            say(f"warmed up: {server.name}")
+        for name in names:
+            load = LOADS[name]
+            rows = [
+                Row(title, "/s" if key == "ops_per_s" else "µs", load.required, key == "ops_per_s")
+                for title, key in load.lines
+            ]
+            self.rows += rows
+            for turn in range(self.rounds):
+                for server in servers:
+                    # Its own prefix each time: a run of delete-create may leave znodes behind.
+                    prefix = f"/{name}-{turn}"
+                    result = self.load(
+                        server,
+                        *("-o", load.operation, "-c", str(load.connections), "-w", str(load.window)),
+                        *(
+                            "-t",
+                            str(self.seconds),
+                            "-u",
+                            str(min(1.0, self.seconds)),
+                            "-k",
+                            "1000",
+                            "-p",
+                            prefix,
+                        ),
+                    )
+                    self.raw.append({"row": name, "round": turn, "server": server.name, **result})
+                    for row, (_, key) in zip(rows, load.lines, strict=True):
+                        row.add(type(server), result[key])
+                    say(
+                        f"{name} round {turn + 1}: {server.name} {result['ops_per_s']:,} /s,"
+                        f" p50 {result['p50_us']} µs"
+                    )
+        for server in servers:
+            server.stop()
+
+    # ---- many znodes
+
+    def run_million(self, names: Sequence[str]) -> None:
+        title = f"{self.znodes:,} znodes of 128 bytes"
+        memory = Row(f"{title}: resident memory", "MB", 0.4, higher=False)
+        restart = Row(f"{title}: restart to serving", "s", 0.5, higher=False)
+        self.rows += [row for row, name in ((memory, "memory"), (restart, "restart")) if name in names]
+        servers = [self.server(kind, "million") for kind in self.kinds]
+        for server in servers:
+            began = time.perf_counter()
+            self.load(
+                server,
+                *("-o", "get", "-c", "1", "-w", "256", "-t", "1", "-u", "0"),
+                *("-k", str(self.znodes), "-b", "128", "-p", MILLION, "-r"),
+            )
+            time.sleep(2)  # what the server still does behind the last write is part of its work
+            resident = server.resident()
+            memory.add(type(server), resident["VmRSS"] / 1e6)
+            self.raw.append({"row": "memory", "server": server.name, **resident})
+            say(
+                f"memory: {server.name} {resident['VmRSS'] / 1e6:.0f} MB, of which anonymous"
+                f" {resident['RssAnon'] / 1e6:.0f} MB; created in {time.perf_counter() - began:.1f} s"
+            )
+        anonymous = ", ".join(
+            f"{entry['server']} {entry['RssAnon'] / 1e6:.0f} MB"
+            for entry in self.raw
+            if entry["row"] == "memory"
+        )
+        memory.note = f"Resident memory includes pages of mapped files; without them: {anonymous}."
+        if "restart" in names:
+            for turn in range(self.rounds):
+                for server in servers:
+                    server.stop()
+                    began = time.perf_counter()
+                    server.start()
+                    session = server.session()
+                    data = session.get(f"{MILLION}/k{self.znodes - 1 - turn}")
+                    seconds = time.perf_counter() - began
+                    session.close()
+                    if data != b"x" * 128:
+                        raise Failed(server.explain("gave other data after the restart"))
+                    restart.add(type(server), seconds)
+                    self.raw.append(
+                        {"row": "restart", "round": turn, "server": server.name, "seconds": seconds}
+                    )
+                    say(f"restart round {turn + 1}: {server.name} {seconds:.2f} s")
+        for server in servers:
+            server.stop()
+
+    # ---- reads while a checkpoint is written
+
+    def run_checkpoint(self) -> None:
+        """The p99 of getData while fastzk writes a checkpoint, against that of the quiet second before it."""
+        row = Row(
+            f"getData, 32 x 1, p99 while a checkpoint of {SNAP_COUNT:,} changed znodes runs", "µs", 2.0, False
+        )
+        self.rows.append(row)
+        server = self.server(Fastzk, "checkpoint", [f"snapCount={SNAP_COUNT}"])
+        keys = SNAP_COUNT + 50_000  # more than a checkpoint needs: each change below is of another znode
+        self.load(
+            server,
+            *("-o", "get", "-c", "1", "-w", "256", "-t", "1", "-u", "0"),
+            *("-k", str(keys), "-b", "128", "-p", CHECKPOINTED, "-r"),
+        )
+        next_key = 0
+        quiet: list[float] = []
+        durations: list[float] = []
+        for turn in range(self.rounds):
+            self._wait_for_checkpoints(server)
+            samples_file = self.folder / "samples"
+            with samples_file.open("wb") as out:
+                probe = subprocess.Popen(
+                    [str(self.zkprobe), str(server.port), "32", str(keys), CHECKPOINTED, "120"], stdout=out
+                )
+                try:
+                    time.sleep(0.5)
+                    quiet_from = time.monotonic_ns()
+                    time.sleep(self.seconds)
+                    quiet_to = time.monotonic_ns()
+                    started, _ = self._checkpoints(server)
+                    session = server.session()
+                    changed = busy_from = 0
+                    while self._checkpoints(server)[0] == started:
+                        if changed > keys:
+                            raise Failed(server.explain(f"began no checkpoint after {changed} changes"))
+                        busy_from = time.monotonic_ns()
+                        paths = [f"{CHECKPOINTED}/k{(next_key + i) % keys}" for i in range(250)]
+                        session.set_many(paths, b"y" * 128)
+                        next_key += len(paths)
+                        changed += len(paths)
+                    self._wait_for_checkpoints(server)
+                    busy_to = time.monotonic_ns()
+                    session.close()
+                finally:
+                    probe.send_signal(signal.SIGTERM)
+                    failed = probe.wait(30)
+            if failed:
+                raise Failed(server.explain("failed under zkprobe"))
+            samples = array("Q")
+            samples.frombytes(samples_file.read_bytes())
+            before = percentile_us(samples, quiet_from, quiet_to, 0.99)
+            during = percentile_us(samples, busy_from, busy_to, 0.99)
+            if before is None or during is None:
+                raise Failed(server.explain("answered nothing, or its checkpoint was too short to measure"))
+            row.add(Fastzk, during)
+            row.own_ratios.append(during / before)
+            quiet.append(before)
+            durations.append((busy_to - busy_from) / 1e9)
+            self.raw.append(
+                {
+                    **{"row": "checkpoint", "round": turn, "server": server.name, "changed": changed},
+                    **{"seconds": durations[-1], "p99_us_quiet": before, "p99_us_during": during},
+                }
+            )
+            say(
+                f"checkpoint round {turn + 1}: {changed:,} changes, {durations[-1]:.2f} s,"
+                f" p99 {before:.0f} µs before, {during:.0f} µs during"
+            )
+        row.note = (
+            f"The checkpoint's ratio is to fastzk's own p99 without one, {number(median(quiet))} µs;"
+            f" it took {number(median(durations))} s."
+        )
+        server.stop()
+
+    @staticmethod
+    def _checkpoints(server: Server) -> tuple[int, int]:
+        """How many checkpoints the log says were started and done."""
+        text = server.log.read_text(errors="replace")
+        return text.count("checkpoint start"), text.count("checkpoint done")
+
+    def _wait_for_checkpoints(self, server: Server) -> None:
+        self._wait_until(server, "end its checkpoints", lambda: len(set(self._checkpoints(server))) == 1)
+
+    @staticmethod
+    def _wait_until(server: Server, what: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            if time.monotonic() > deadline:
+                raise Failed(server.explain(f"did not {what} within 60 s"))
+            time.sleep(0.002)
+
+
+def percentile_us(samples: array[int], since: int, until: int, part: float) -> float | None:
+    """Of the latencies seen between two times (nanoseconds); None when there are too few to tell."""
+    times, latencies = samples[0::2], samples[1::2]
+    chosen = sorted(latency for at, latency in zip(times, latencies, strict=True) if since <= at < until)
+    return chosen[int(part * len(chosen))] / 1000 if len(chosen) >= 200 else None
+
+
+def compile_program(name: str, folder: Path) -> Path:
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        raise Failed("no C compiler (cc, gcc or $CC): the load generator is written in C")
+    target = folder / name
+    command = [*shlex.split(compiler), "-O2", "-o", str(target), str(HERE / f"{name}.c")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{shlex.join(command)}:\n{done.stderr}")
+    return target
+
+
+# ---- where it runs
+
+
+def file_system(folder: Path) -> tuple[str, str]:
+    """The device and the type of the file system a folder is on."""
+    best, found = "", ("unknown", "unknown")
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        device, mount, kind = line.split()[:3]
+        mount = mount.encode().decode("unicode_escape")
+        if folder.resolve().is_relative_to(mount) and len(mount) >= len(best):
+            best, found = mount, (device, kind)
+    return found
+
+
+def disk_folder(wanted: str | None) -> Path:
+    """A folder on a real disk. Raises Failed when there is none: a disk in memory makes fdatasync free."""
+    candidates = [wanted] if wanted else [tempfile.gettempdir(), "/var/tmp", os.getcwd()]
+    for candidate in candidates:
+        if os.access(candidate, os.W_OK) and file_system(Path(candidate))[1] not in {"tmpfs", "ramfs"}:
+            return Path(candidate)
+    raise Failed(f"not a writable folder on a real disk: {', '.join(candidates)}; name one with --dir")
+
+
+def machine(folder: Path) -> list[str]:
+    device, kind = file_system(folder)
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
+    return [
+        f"{os.cpu_count()} x {model}, Linux {platform.release()}, data on {device} ({kind})",
+        f"Python {platform.python_version()}",
+    ]
+
+
+def first_line(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ((done.stdout or done.stderr).strip().splitlines() or ["unknown"])[0]
+
+
+def versions(kinds: Sequence[type[Server]]) -> list[str]:
+    found = []
+    if ZooKeeper in kinds:
+        package = (
+            first_line(["dpkg-query", "-W", "-f", "${Version}", "zookeeper"])
+            if shutil.which("dpkg-query")
+            else ""
+        )
+        java = first_line(["java", "-version"])
+        found.append(f"Apache ZooKeeper {package or ZOOKEEPER_JAR.resolve().name}, {java}")
+    if Fastzk in kinds:
+        found.append(Fastzk.version().stdout.strip())
+    return found
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def markdown(comparison: Comparison, facts: Sequence[str]) -> str:
+    head = ["work", ZooKeeper.name, Fastzk.name, "ratio (spread)", "required", "met"]
+    lines = [head, ["---", "---:", "---:", "---:", "---:", "---"], *(row.cells() for row in comparison.rows)]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    how = (
+        f"rounds: {comparison.rounds} of {comparison.seconds:g} s; medians, and the ratio's spread over them."
+    )
+    quick = " Quick: too short for a verdict." if comparison.quick else ""
+    notes = [row.note for row in comparison.rows if row.note]
+    return "\n".join([*(f"- {fact}" for fact in facts), f"- {how}{quick}", "", table, "", *notes]).rstrip()
+
+
+def chosen_rows(text: str | None) -> list[str]:
+    """`get` stands for `get-32x16`, `get-32x1` and `get-1x1`, and so on."""
+    if text is None:
+        return list(ROWS)
+    rows: list[str] = []
+    for word in text.split(","):
+        found = [row for row in ROWS if row == word or row.startswith(f"{word}-")]
+        if not found:
+            raise Failed(f"no row {word!r}; there are {', '.join(ROWS)}")
+        rows += [row for row in found if row not in rows]
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Compare fastzk with Apache ZooKeeper on this machine.")
+    parser.add_argument("--rounds", type=int, default=None, help="turns of each server (default 3, quick 1)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a second each and fewer znodes: a check, no verdict"
+    )
+    parser.add_argument("--rows", help=f"comma-separated, of: {', '.join(ROWS)}; get and set name three each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every single result")
+    parser.add_argument("--dir", metavar="FOLDER", help="where the data goes; must not be in memory")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--zookeeper-only", action="store_true")
+    only.add_argument("--fastzk-only", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    # A terminated comparison must not leave its servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        rows = chosen_rows(options.rows)
+        kinds: list[type[Server]] = []
+        wanted: list[type[Server]] = [ZooKeeper] if not options.fastzk_only else []
+        wanted += [Fastzk] if not options.zookeeper_only else []
+        for kind in wanted:
+            if reason := kind.missing():
+                if kind is Fastzk or options.zookeeper_only:
+                    raise Failed(reason)
+                say(f"without Apache ZooKeeper: {reason}")
+            else:
+                kinds.append(kind)
+        parent = disk_folder(options.dir)
+        with tempfile.TemporaryDirectory(prefix="fastzk-bench-", dir=parent) as name:
+            comparison = Comparison(
+                Path(name), kinds, options.rounds or (1 if options.quick else 3), options.quick
+            )
+            try:
+                if loads := [row for row in rows if row in LOADS]:
+                    comparison.run_loads(loads)
+                if many := [row for row in rows if row in {"memory", "restart"}]:
+                    comparison.run_million(many)
+                if "checkpoint" in rows and Fastzk in kinds:
+                    comparison.run_checkpoint()
+                facts = [*machine(parent), *versions(kinds)]
+            finally:
+                comparison.close()
+    except Failed as error:
+        say(f"compare.py: {error}")
+        return 1
+    print(markdown(comparison, facts))
+    if options.json:
+        rows_found = [{**asdict(row), "ratio": row.ratio(), "met": row.met()} for row in comparison.rows]
+        report = {"machine": facts, "rows": rows_found, "runs": comparison.raw}
+        options.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

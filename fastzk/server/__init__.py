@@ -1,0 +1,1 @@
+"""The server: read app.py first."""

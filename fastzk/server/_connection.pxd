@@ -1,0 +1,71 @@
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+
+from fastzk._codec cimport OutBuf, Reader
+from fastzk.server._clients cimport Client, Clients
+from fastzk.server._pipeline cimport Pipeline
+from fastzk.server._reads cimport Reads
+from fastzk.server._watches cimport Watches
+
+cdef enum:
+    STATE_NEW = 0            # nothing received yet: a handshake or a four-letter word
+    STATE_CONNECTING = 1     # the session is being made durable
+    STATE_OPEN = 2
+    STATE_CLOSING = 3        # its last replies are being sent
+    STATE_CLOSED = 4
+
+    BLOCK_CONNECT = 1        # why no frames are taken: the session is not durable yet,
+    BLOCK_FULL = 2           # the server has too many requests under way,
+    BLOCK_UNREAD = 4         # the client does not read its replies,
+    BLOCK_BACKLOG = 8        # too many reads wait behind its own writes,
+    BLOCK_STOPPING = 16      # or the server is stopping
+
+
+cdef class Service:
+    # What all connections share.
+    cdef readonly Clients clients
+    cdef readonly Watches watches
+    cdef readonly Pipeline pipeline
+    cdef readonly Reads reads
+    cdef readonly object sessions
+    cdef readonly object authenticate      # (client, scheme, data) -> bool
+    cdef readonly object four_letter       # (command) -> bytes or None
+    cdef readonly object on_failure
+    cdef readonly int64_t max_frame
+    cdef readonly int max_per_host
+    cdef readonly int max_clients
+    cdef readonly dict hosts               # connections by address
+    cdef readonly set newcomers            # connections without a session
+    cdef readonly bint stopping
+    cdef OutBuf input                      # every connection reads into this
+    cdef object input_view
+
+
+cdef class Connection(Client):
+    cdef readonly Service service
+    cdef object transport
+    cdef int fd                            # -1: send through the transport (TLS)
+    cdef readonly str host
+    cdef readonly int port
+    cdef readonly int64_t began_ns
+    cdef readonly int64_t began_wall_ms
+    cdef int state
+    cdef int blocked
+    cdef bint reading
+    cdef readonly int32_t timeout_ms
+    cdef bint has_read_only
+    cdef bint closing_session              # its closeSession is under way
+    cdef OutBuf inbox                      # bytes received and not used yet
+    cdef OutBuf backlog                    # reads that wait for writes of their own session
+    cdef size_t backlog_at
+
+    cdef size_t consume(self, const uint8_t* p, size_t n) except? 0xFFFFFFFFFFFFFFFF
+    cdef int take(self, const uint8_t* p, size_t n) except -1
+    cdef int use_inbox(self) except -1
+    cdef int frame(self, const uint8_t* p, size_t n) except -1
+    cdef int handshake(self, const uint8_t* p, size_t n) except -1
+    cdef int add_auth(self, int32_t xid, Reader* r) except -1
+    cdef int block(self, int why) except -1
+    cdef int unblock(self, int why) except -1
+    cdef int put_session(self, bint valid) except -1
+    cdef int defer(self, const uint8_t* p, uint32_t n) except -1
+    cdef int reject(self, str reason) except -1

@@ -1,0 +1,515 @@
+"""One client connection: bytes in, frames cut and dispatched, replies out.
+
+The loop reads into one buffer that all connections share (``get_buffer``); ``buffer_updated`` uses the frames in
+it in place and keeps only what is left over. A read is answered at once. A write goes to the pipeline; what the
+same client asks behind it waits in its *backlog*, where a mark stands for each later write, so that each read
+sees exactly the writes before it. Replies gather in ``out`` and leave by one ``send`` per callback, past the
+transport unless that still holds earlier bytes.
+
+A connection takes no frames while it is *blocked*: the client does not read, the server is full, and so on. Its
+socket is then not read either, so the client is slowed down and nobody else.
+"""
+
+import logging
+
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.buffer cimport PyBUF_WRITE
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memcpy, memmove
+
+from fastzk._codec cimport (
+    Span, fz_load32, get_bool, get_i32, get_i64, get_span, out_free, out_room, put_bytes, put_i32, put_i64, put_span,
+    put_u8, reader_init,
+)
+from fastzk._constants cimport (
+    ERR_AUTH_FAILED, ERR_OK, ERR_UNIMPLEMENTED, ERR_RECONFIG_DISABLED,
+    OP_AUTH, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
+    OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_RECONFIG, OP_SET_ACL, OP_SET_DATA, OP_SYNC,
+)
+from fastzk.server._clients cimport OUT_LIMIT, begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
+from fastzk.server._reads cimport is_read
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t c_send "send"(int fd, const void* data, size_t n, int flags) noexcept
+    int MSG_DONTWAIT
+    int MSG_NOSIGNAL
+
+cdef enum:
+    INPUT_BYTES = 256 << 10
+    FLUSH_BYTES = 256 << 10          # replies are sent when so many gathered, whatever else is to do
+    BACKLOG_BYTES = 1 << 20
+    KEEP_BYTES = 64 << 10            # a buffer that was larger is given back when it is empty
+
+cdef uint32_t WRITE_MARK = 0xFFFFFFFFu
+
+logger = logging.getLogger("fastzk.server.connection")
+
+
+cdef inline bint is_write(int32_t op) noexcept nogil:
+    return op in (
+        OP_SET_DATA, OP_CREATE, OP_DELETE, OP_CREATE2, OP_MULTI, OP_SET_ACL, OP_CHECK, OP_CREATE_CONTAINER,
+        OP_CREATE_TTL, OP_DELETE_CONTAINER,
+    )
+
+
+cdef class Service:
+    """What the connections of a server share. Made once, by ``app``."""
+
+    def __cinit__(self, Clients clients, Watches watches, Pipeline pipeline, Reads reads, sessions, authenticate,
+                  four_letter, on_failure, *, int64_t max_frame, int max_per_host, int max_clients) -> None:
+        self.clients = clients
+        self.watches = watches
+        self.pipeline = pipeline
+        self.reads = reads
+        self.sessions = sessions
+        self.authenticate = authenticate
+        self.four_letter = four_letter
+        self.on_failure = on_failure
+        self.max_frame = max_frame
+        self.max_per_host = max_per_host
+        self.max_clients = max_clients
+        self.hosts = {}
+        self.newcomers = set()
+        out_room(&self.input, INPUT_BYTES)
+        self.input_view = PyMemoryView_FromMemory(<char*>self.input.p, INPUT_BYTES, PyBUF_WRITE)
+
+    def __dealloc__(self) -> None:
+        out_free(&self.input)
+
+    def connection(self) -> Connection:
+        """A protocol for one accepted connection."""
+        return Connection(self)
+
+    def stop(self) -> None:
+        """Take no more frames; what is under way is still answered."""
+        self.stopping = True
+        for client in self.clients:
+            (<Connection>client).block(BLOCK_STOPPING)
+
+
+cdef class Connection(Client):
+    """The protocol object of one client's socket (``asyncio.BufferedProtocol``)."""
+
+    def __cinit__(self, Service service) -> None:
+        self.service = service
+        self.fd = -1
+        self.reading = True
+        self.closed = True
+        self.last_zxid = -1
+
+    def __dealloc__(self) -> None:
+        out_free(&self.inbox)
+        out_free(&self.backlog)
+
+    # -- the event loop's side ------------------------------------------------------------------------------
+
+    def connection_made(self, transport) -> None:
+        """Called by the event loop."""
+        cdef Service service = self.service
+        self.transport = transport
+        peer = transport.get_extra_info("peername") or ("", 0)
+        self.host = peer[0].split("%", 1)[0]
+        if self.host.startswith("::ffff:") and "." in self.host:
+            self.host = self.host[7:]                # IPv4 through a socket for both
+        self.port = peer[1]
+        self.began_ns = self.heard_ns = fz_monotonic_ns()
+        self.began_wall_ms = fz_wall_ms()
+        self.closed = False
+        connected = service.hosts.get(self.host, 0)
+        service.hosts[self.host] = connected + 1
+        service.clients.add(self)
+        if service.max_per_host and connected >= service.max_per_host:
+            logger.warning("connection refused address=%s reason=%s", self.host,
+                           f"maxClientCnxns={service.max_per_host} reached for this address")
+            self.abort()
+            return
+        if service.max_clients and service.clients.count > service.max_clients:
+            logger.warning("connection refused address=%s reason=%s", self.host, f"maxCnxns={service.max_clients} reached")
+            self.abort()
+            return
+        service.newcomers.add(self)
+        self.add_identity("ip", self.host)
+        transport.set_write_buffer_limits(high=0)
+        if transport.get_extra_info("sslcontext") is None:
+            self.fd = transport.get_extra_info("socket").fileno()
+        if service.stopping:
+            self.abort()
+
+    def connection_lost(self, error) -> None:
+        """Called by the event loop."""
+        cdef Service service = self.service
+        if self.slot == 0:
+            return
+        self.closed = True
+        self.state = STATE_CLOSED
+        self.fd = -1
+        service.newcomers.discard(self)
+        service.watches.forget(self)
+        service.clients.remove(self)
+        left = service.hosts[self.host] - 1
+        if left:
+            service.hosts[self.host] = left
+        else:
+            del service.hosts[self.host]
+        out_free(&self.out)
+        out_free(&self.inbox)
+        out_free(&self.backlog)
+        if self.session_id:
+            service.sessions.detached(self.session_id, self)
+        self.transport = None
+
+    def get_buffer(self, int sizehint):
+        """Called by the event loop: where to read to. Used at once, so one buffer serves everybody."""
+        return self.service.input_view
+
+    def buffer_updated(self, Py_ssize_t n) -> None:
+        """Called by the event loop: ``n`` bytes are in the shared buffer."""
+        try:
+            self.take(self.service.input.p, n)
+            self.service.clients.flush()
+        except Exception as error:
+            self.service.on_failure(error)
+
+    def eof_received(self) -> bool:
+        """Called by the event loop: the client sends no more. What it asked is not answered any more either."""
+        return False
+
+    def pause_writing(self) -> None:
+        """Called by the event loop: the client does not read as fast as it asks."""
+        self.block(BLOCK_UNREAD)
+
+    def resume_writing(self) -> None:
+        """Called by the event loop: everything given to the transport was sent."""
+        try:
+            self.blocked &= ~BLOCK_UNREAD
+            self.flush()
+            if not self.blocked & BLOCK_UNREAD:
+                self.unblock(0)
+            self.service.clients.flush()
+        except Exception as error:
+            self.service.on_failure(error)
+
+    # -- frames -----------------------------------------------------------------------------------------------
+
+    cdef int take(self, const uint8_t* p, size_t n) except -1:
+        cdef size_t used
+        self.heard_ns = fz_monotonic_ns()
+        if self.closed or self.state == STATE_CLOSING:
+            return 0
+        if self.inbox.n == 0:
+            used = self.consume(p, n)
+            if used < n and not self.closed:
+                put_bytes(&self.inbox, p + used, n - used)
+            return 0
+        put_bytes(&self.inbox, p, n)
+        return self.use_inbox()
+
+    cdef int use_inbox(self) except -1:
+        cdef size_t used = self.consume(self.inbox.p, self.inbox.n)
+        if self.closed or self.inbox.p == NULL:
+            return 0
+        if used == self.inbox.n:
+            self.inbox.n = 0
+            if self.inbox.cap > KEEP_BYTES:
+                out_free(&self.inbox)
+        elif used:
+            memmove(self.inbox.p, self.inbox.p + used, self.inbox.n - used)
+            self.inbox.n -= used
+        return 0
+
+    cdef size_t consume(self, const uint8_t* p, size_t n) except? 0xFFFFFFFFFFFFFFFF:
+        # Use the whole frames in p[:n]; how many bytes that were.
+        cdef size_t at = 0
+        cdef int64_t length
+        while n - at >= 4 and not self.blocked and self.state < STATE_CLOSING:
+            length = <int32_t>fz_load32(p + at)
+            if self.state == STATE_NEW and length > self.service.max_frame:
+                answer = self.service.four_letter((p + at)[:4])
+                if answer is not None:
+                    self.service.newcomers.discard(self)
+                    put_bytes(&self.out, <const uint8_t*><bytes>answer, len(answer))
+                    self.finish()
+                    return n
+            if length < 8 or length > self.service.max_frame:
+                self.reject(f"a frame of {length} bytes, jute.maxbuffer is {self.service.max_frame}")
+                return n
+            if n - at - 4 < <size_t>length:
+                break
+            if self.state == STATE_OPEN:
+                self.frame(p + at + 4, length)
+            else:
+                self.handshake(p + at + 4, length)
+            at += 4 + length
+            if self.out.n > FLUSH_BYTES:
+                self.flush()
+        return at
+
+    cdef int frame(self, const uint8_t* p, size_t n) except -1:
+        # One request of an open session.
+        cdef Service service = self.service
+        cdef Pipeline pipeline = service.pipeline
+        cdef Reader r
+        cdef int32_t xid = <int32_t>fz_load32(p)
+        cdef int32_t op = <int32_t>fz_load32(p + 4)
+        cdef int64_t now
+        cdef bint waiting = self.pending > 0
+        self.received += 1
+        service.clients.received += 1
+        if is_read(op):
+            if waiting:
+                return self.defer(p, <uint32_t>n)
+            reader_init(&r, p + 8, n - 8)
+            service.reads.serve(self, xid, op, &r)
+            service.clients.account(self, op, xid, service.clients.zxid, self.heard_ns, self.heard_ns)
+            return service.clients.mark(self)
+        reader_init(&r, p + 8, n - 8)
+        if op == OP_AUTH:
+            return self.add_auth(xid, &r)
+        now = self.heard_ns
+        if is_write(op):
+            pipeline.write(self, op, &r, xid, now)
+        elif op == OP_SYNC:
+            pipeline.sync(self, &r, xid, now)
+        elif op == OP_CLOSE_SESSION:
+            self.closing_session = True
+            service.sessions.closing(self.session_id)
+            pipeline.close_session(self, self.session_id, xid, now)
+            self.block(BLOCK_CONNECT)                # nothing comes after it
+        elif op == OP_RECONFIG:
+            pipeline.refuse(self, op, xid, ERR_RECONFIG_DISABLED, now)
+        else:
+            logger.info("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id,
+                        f"unknown request type {op}")
+            put_reply(self, xid, -1, ERR_UNIMPLEMENTED)
+            return self.finish()
+        if waiting:
+            self.defer(NULL, WRITE_MARK)
+        if pipeline.full():
+            self.block(BLOCK_FULL)
+            pipeline.stall(self)
+        return 0
+
+    cdef int defer(self, const uint8_t* p, uint32_t n) except -1:
+        # A read waits for this session's writes; a mark stands for a write among them.
+        cdef uint8_t* at = out_room(&self.backlog, 4 + (0 if n == WRITE_MARK else n))
+        memcpy(at, &n, 4)
+        self.backlog.n += 4
+        if n != WRITE_MARK:
+            memcpy(at + 4, p, n)
+            self.backlog.n += n
+        if self.backlog.n - self.backlog_at > BACKLOG_BYTES:
+            self.block(BLOCK_BACKLOG)
+        return 0
+
+    cdef int drain(self) except -1:
+        # The oldest of its writes is answered (or there is room again): what waited for that goes on.
+        cdef Service service = self.service
+        cdef uint32_t n
+        cdef Reader r
+        cdef const uint8_t* p
+        if self.closed:
+            return 0
+        while self.backlog_at < self.backlog.n:
+            if self.out.n > FLUSH_BYTES:
+                self.flush()
+                if self.closed:
+                    return 0
+            p = self.backlog.p + self.backlog_at
+            memcpy(&n, p, 4)
+            self.backlog_at += 4
+            if n == WRITE_MARK:
+                if self.pending:
+                    break
+                continue
+            self.backlog_at += n
+            reader_init(&r, p + 12, n - 8)
+            service.reads.serve(self, <int32_t>fz_load32(p + 4), <int32_t>fz_load32(p + 8), &r)
+            service.clients.account(
+                self, <int32_t>fz_load32(p + 8), <int32_t>fz_load32(p + 4), service.clients.zxid, self.heard_ns,
+                fz_monotonic_ns())
+            service.clients.mark(self)
+        if self.backlog_at == self.backlog.n:
+            self.backlog.n = self.backlog_at = 0
+            if self.backlog.cap > KEEP_BYTES:
+                out_free(&self.backlog)
+        if self.blocked & (BLOCK_FULL | BLOCK_BACKLOG) and not service.pipeline.full():
+            if self.backlog.n - self.backlog_at <= BACKLOG_BYTES:
+                self.unblock(BLOCK_FULL | BLOCK_BACKLOG)
+        return 0
+
+    # -- flow control ---------------------------------------------------------------------------------------
+
+    cdef int block(self, int why) except -1:
+        self.blocked |= why
+        if self.reading and self.transport is not None:
+            self.reading = False
+            self.transport.pause_reading()
+        return 0
+
+    cdef int unblock(self, int why) except -1:
+        self.blocked &= ~why
+        if self.blocked or self.closed or self.state >= STATE_CLOSING:
+            return 0
+        if self.inbox.n:
+            self.use_inbox()
+        if not self.blocked and not self.closed and not self.reading:
+            self.reading = True
+            self.transport.resume_reading()
+        return 0
+
+    cdef int flush(self) except -1:
+        cdef ssize_t sent = 0
+        if self.closed:
+            self.out.n = 0
+            return 0
+        if self.blocked & BLOCK_UNREAD:
+            if self.out.n > OUT_LIMIT:
+                self.reject(f"{self.out.n} bytes of replies and events are unread")
+            return 0
+        if self.out.n:
+            if self.fd >= 0:
+                sent = c_send(self.fd, self.out.p, self.out.n, MSG_DONTWAIT | MSG_NOSIGNAL)
+                if sent < 0:
+                    if errno != EAGAIN and errno != EINTR:
+                        self.abort()
+                        return 0
+                    sent = 0
+            if <size_t>sent < self.out.n:
+                # The transport keeps the rest and calls pause_writing.
+                self.transport.write((<const uint8_t*>self.out.p + sent)[:self.out.n - sent])
+            self.out.n = 0
+            if self.out.cap > KEEP_BYTES:
+                out_free(&self.out)
+        if self.state == STATE_CLOSING and self.transport is not None:
+            self.transport.close()
+        return 0
+
+    cdef int finish(self) except -1:
+        # Close once everything is sent.
+        self.state = STATE_CLOSING
+        self.service.clients.mark(self)
+        return 0
+
+    cdef int reject(self, str reason) except -1:
+        logger.warning("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id, reason)
+        self.abort()
+        return 0
+
+    def close(self) -> None:
+        """Close once everything given to the transport is sent."""
+        self.closed = True
+        self.state = STATE_CLOSED
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Close now; unsent replies are lost."""
+        self.closed = True
+        self.state = STATE_CLOSED
+        if self.transport is not None:
+            self.transport.abort()
+
+    def end(self) -> None:
+        """The session ended otherwise than by this connection's own request: close."""
+        if not self.closing_session and not self.closed:
+            self.finish()
+
+    # -- sessions ---------------------------------------------------------------------------------------------
+
+    cdef int handshake(self, const uint8_t* p, size_t n) except -1:
+        # ConnectRequest: protocolVersion, lastZxidSeen, timeOut, sessionId, passwd, and since 3.4 readOnly.
+        cdef Service service = self.service
+        cdef Reader r
+        cdef int64_t seen, session
+        cdef int32_t timeout
+        cdef Span password
+        reader_init(&r, p, n)
+        get_i32(&r)
+        seen = get_i64(&r)
+        timeout = get_i32(&r)
+        session = get_i64(&r)
+        password = get_span(&r)
+        if r.bad:
+            return self.reject("a malformed connect request")
+        self.has_read_only = r.p < r.end
+        service.newcomers.discard(self)
+        self.received += 1
+        service.clients.received += 1
+        if seen > service.clients.zxid:
+            return self.reject(f"the client has seen zxid 0x{seen:x}, this server's last one is 0x{service.clients.zxid:x}")
+        self.timeout_ms = service.sessions.negotiate(timeout)
+        if session == 0:
+            self.session_id = service.sessions.new_id()
+            self.state = STATE_CONNECTING
+            self.block(BLOCK_CONNECT)
+            return service.pipeline.create_session(self, self.session_id, self.timeout_ms)
+        if not service.sessions.attach(session, password.p[:password.n] if password.n > 0 else b"", self):
+            logger.info("session refused address=%s session=0x%x reason=%s", self.host, session,
+                        "expired, closed or wrong password")
+            self.put_session(False)
+            return self.finish()
+        self.session_id = session
+        self.state = STATE_OPEN
+        return self.put_session(True)
+
+    cdef int opened(self) except -1:
+        if self.state != STATE_CONNECTING:
+            return 0
+        self.state = STATE_OPEN
+        self.service.sessions.attached(self.session_id, self)
+        self.put_session(True)
+        return self.unblock(BLOCK_CONNECT)
+
+    cdef int refused(self) except -1:
+        # No answer but a closed connection: the client tries the next server.
+        return self.reject("no space to record its session")
+
+    cdef int put_session(self, bint valid) except -1:
+        # ConnectResponse; without the readOnly byte for clients that do not know it.
+        cdef OutBuf* out = &self.out
+        cdef bytes password = self.service.sessions.password(self.session_id) if valid else bytes(16)
+        put_i32(out, 37 if self.has_read_only else 36)
+        put_i32(out, 0)
+        put_i32(out, self.timeout_ms if valid else 0)
+        put_i64(out, self.session_id if valid else 0)
+        put_span(out, <const uint8_t*>password, 16)
+        if self.has_read_only:
+            put_u8(out, 0)
+        self.service.clients.account(self, OP_CREATE_SESSION, 0, self.service.clients.zxid, self.heard_ns, fz_monotonic_ns())
+        return self.service.clients.mark(self)
+
+    cdef int add_auth(self, int32_t xid, Reader* r) except -1:
+        # AuthPacket: type, scheme, auth. Answered at once, before what is under way, as ZooKeeper does.
+        cdef Span scheme
+        cdef Span data
+        cdef bint ok
+        get_i32(r)
+        scheme = get_span(r)
+        data = get_span(r)
+        if r.bad:
+            return self.reject("a malformed auth request")
+        ok = self.service.authenticate(
+            self,
+            (scheme.p[:scheme.n] if scheme.n > 0 else b"").decode("utf-8", "replace"),
+            data.p[:data.n] if data.n >= 0 else None)
+        put_reply(self, xid, 0, ERR_OK if ok else ERR_AUTH_FAILED)
+        if not ok:
+            return self.finish()
+        return self.service.clients.mark(self)
+
+    # -- what four-letter words show ----------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection has a session."""
+        return self.state == STATE_OPEN
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the server takes more of it."""
+        return self.blocked == 0
+
+    @property
+    def queued(self) -> int:
+        """Bytes of replies that the client has not taken."""
+        return self.out.n + (self.transport.get_write_buffer_size() if self.transport is not None else 0)

@@ -1,0 +1,35 @@
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from fastzk._codec cimport OutBuf, Reader, Span
+from fastzk._tree cimport Tree
+from fastzk.server._clients cimport Client
+from fastzk.server._overlay cimport Overlay
+
+
+cdef class Preparer:
+    cdef Tree tree
+    cdef Overlay overlay
+    cdef OutBuf txn                  # the transaction of the last request that passed
+    cdef OutBuf sub
+    cdef dict fixed                  # ACL as asked for -> as stored, for those that depend on nobody
+    cdef public object fix_acl       # (vector bytes, identities) -> vector bytes, or None: invalid
+    cdef public bint ttl_enabled     # extendedTypesEnabled
+    cdef int32_t multi_count         # of a refused multi: its operations,
+    cdef int32_t multi_failed        # the one that was refused,
+    cdef int32_t multi_error         # and why
+
+    cdef int32_t prepare(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t zxid, int64_t now) except? 1
+    cdef int begin(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, int32_t op) except -1
+    cdef int32_t create(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1
+    cdef int32_t delete(self, Client client, Reader* r, int64_t zxid, OutBuf* out, bint reap) except? 1
+    cdef int32_t set_data(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1
+    cdef int32_t set_acl(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1
+    cdef int32_t check(self, Client client, Reader* r, OutBuf* out) except? 1
+    cdef int32_t multi(self, Client client, Reader* r, int64_t zxid) except? 1
+    cdef int32_t one(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1
+    cdef int32_t acl_span(self, Reader* r, Span* vector) except? 1
+    cdef int32_t accept_acl(self, Client client, Span asked, Span* accepted) except? 1
+    cdef bytes kept_acl
+    cdef int close_session(self, int64_t session, int64_t zxid, int64_t now, int32_t xid) except -1
+    cdef int create_session(self, int64_t session, int32_t timeout, int64_t zxid, int64_t now) except -1
+    cdef int gone(self, const uint8_t* p, int32_t n, int64_t zxid) except -1

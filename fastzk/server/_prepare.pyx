@@ -1,0 +1,539 @@
+"""From a write request to a transaction: validation against what is applied and proposed.
+
+``prepare`` checks a request in ZooKeeper's own order (which error wins matters to clients), records in the
+overlay what will have changed, and encodes ZooKeeper's ``TxnHeader`` and transaction record into ``txn``.
+A request that is refused changes nothing and spends no zxid. The transaction says all that the change
+needs: applying it never fails and never asks who sent it.
+"""
+
+from libc.stdio cimport snprintf
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from fastzk._acl cimport acl_permits, is_open_acl
+from fastzk._codec cimport (
+    get_bool, get_i32, get_i64, get_span, out_free, out_room, put_bytes, put_i32, put_i64, put_span, put_u8, reader_init,
+)
+from fastzk._constants cimport (
+    ERR_BAD_ARGUMENTS, ERR_BAD_VERSION, ERR_INVALID_ACL, ERR_MARSHALLING, ERR_NO_AUTH,
+    ERR_NO_CHILDREN_FOR_EPHEMERALS, ERR_NODE_EXISTS, ERR_NO_NODE, ERR_NOT_EMPTY, ERR_OK, ERR_UNIMPLEMENTED,
+    MODE_CONTAINER, MODE_EPHEMERAL, MODE_EPHEMERAL_SEQUENTIAL, MODE_PERSISTENT_SEQUENTIAL,
+    MODE_PERSISTENT_SEQUENTIAL_WITH_TTL, MODE_PERSISTENT_WITH_TTL,
+    OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
+    OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_SET_ACL, OP_SET_DATA,
+    PERM_ADMIN, PERM_CREATE, PERM_DELETE, PERM_READ, PERM_WRITE,
+)
+from fastzk._paths cimport parent_length, valid_path
+from fastzk._tree cimport OWNER_EPHEMERAL, OWNER_PERSISTENT, ROOT, owner_kind, ttl_owner
+from fastzk.server._overlay cimport Change
+
+cdef int64_t CONTAINER_OWNER = <int64_t>0x8000000000000000ULL
+cdef int64_t MAX_TTL = 0xFFFFFFFFFFLL
+cdef int FIXED_MAX = 4096
+
+
+cdef inline int32_t next_version(int32_t version) noexcept nogil:
+    # -1 is skipped: clients could not name it (ZOOKEEPER-4743).
+    cdef int32_t after = <int32_t>(<uint32_t>version + 1)
+    return 0 if after == -1 else after
+
+
+cdef inline bint has_nul(const uint8_t* p, int32_t n) noexcept nogil:
+    return n > 0 and memchr(p, 0, n) != NULL
+
+
+cdef inline bint is_special(const uint8_t* p, int32_t n) noexcept nogil:
+    # The znodes that nobody may delete (ZKDatabase.isSpecialPath).
+    if n <= 1:
+        return n == 0 or p[0] == 47
+    if n < 10 or memcmp(p, b"/zookeeper", 10) != 0:
+        return False
+    return n == 10 or (n == 16 and memcmp(p + 10, b"/quota", 6) == 0) or (n == 17 and memcmp(p + 10, b"/config", 7) == 0)
+
+
+cdef class Preparer:
+    """Turns write requests into transactions."""
+
+    def __cinit__(self, Tree tree, Overlay overlay) -> None:
+        self.tree = tree
+        self.overlay = overlay
+        self.fixed = {}
+
+    def __dealloc__(self) -> None:
+        out_free(&self.txn)
+        out_free(&self.sub)
+
+    cdef int begin(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, int32_t op) except -1:
+        # TxnHeader: clientId, cxid, zxid, time, type.
+        self.txn.n = 0
+        put_i64(&self.txn, session)
+        put_i32(&self.txn, xid)
+        put_i64(&self.txn, zxid)
+        put_i64(&self.txn, now)
+        put_i32(&self.txn, op)
+        return 0
+
+    cdef int32_t prepare(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t zxid, int64_t now) except? 1:
+        # ERR_OK with the transaction in `txn`, or the error to answer. A refused multi answers ERR_OK in its
+        # header and details; then `multi_count` is not 0 and there is no transaction.
+        cdef int32_t txn_type = op
+        cdef int32_t err
+        self.multi_count = 0
+        self.begin(client.session_id, xid, zxid, now, op)
+        if op == OP_MULTI:
+            return self.multi(client, r, zxid)
+        err = self.one(client, op, r, zxid, &self.txn, &txn_type)
+        return err
+
+    cdef int32_t one(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1:
+        txn_type[0] = op
+        if op == OP_SET_DATA:
+            return self.set_data(client, r, zxid, out)
+        if op == OP_CREATE or op == OP_CREATE2 or op == OP_CREATE_CONTAINER or op == OP_CREATE_TTL:
+            return self.create(client, op, r, zxid, out, txn_type)
+        if op == OP_DELETE:
+            return self.delete(client, r, zxid, out, False)
+        if op == OP_DELETE_CONTAINER:
+            return self.delete(client, r, zxid, out, True)
+        if op == OP_SET_ACL:
+            return self.set_acl(client, r, zxid, out)
+        if op == OP_CHECK:
+            return self.check(client, r, out)
+        return ERR_UNIMPLEMENTED
+
+    # -- ACLs -------------------------------------------------------------------------------------------
+
+    cdef int32_t acl_span(self, Reader* r, Span* vector) except? 1:
+        # The vector<ACL> at the reader as one span. n == -1: a null vector. Null strings are marked by the
+        # fixer, which sees the bytes.
+        cdef const uint8_t* start = r.p
+        cdef int32_t count = get_i32(r)
+        vector.p = NULL
+        vector.n = -1
+        if r.bad:
+            return ERR_MARSHALLING
+        if count <= 0:
+            return ERR_OK
+        while count > 0 and not r.bad:
+            get_i32(r)
+            get_span(r)
+            get_span(r)
+            count -= 1
+        if r.bad:
+            return ERR_MARSHALLING
+        vector.p = start
+        vector.n = <int32_t>(r.p - start)
+        return ERR_OK
+
+    cdef int32_t accept_acl(self, Client client, Span asked, Span* accepted) except? 1:
+        # What is stored for the ACL that was asked for: without duplicates, `auth` replaced by the client's
+        # identities (PrepRequestProcessor.fixupACL). Python's dictionaries do the remembering; nearly every
+        # create asks for the open ACL, which comes here first.
+        cdef bytes key
+        cdef bytes vector
+        accepted[0] = asked
+        if asked.n == -1:
+            return ERR_INVALID_ACL
+        if is_open_acl(asked.p, asked.n):
+            return ERR_OK
+        key = asked.p[:asked.n]
+        found = self.fixed.get(key)
+        if found is None:
+            try:
+                found = self.fix_acl(key, client.identities() if client is not None else [])
+            except ValueError:
+                return ERR_MARSHALLING
+            if found is None:
+                return ERR_INVALID_ACL
+            if b"auth" not in key:
+                if len(self.fixed) >= FIXED_MAX:
+                    self.fixed.clear()
+                self.fixed[key] = found
+        vector = found
+        self.kept_acl = vector             # keeps the bytes alive while they are encoded
+        accepted.p = vector
+        accepted.n = <int32_t>len(vector)
+        return ERR_OK
+
+    # -- the operations -----------------------------------------------------------------------------------
+
+    cdef int32_t create(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1:
+        cdef Span path = get_span(r)
+        cdef Span data = get_span(r)
+        cdef Span asked
+        cdef Span acl
+        cdef int32_t flags, err, above, version
+        cdef int64_t ttl = -1
+        cdef bint sequential, ephemeral, is_ttl
+        cdef uint64_t h
+        cdef Change room
+        cdef Change fresh
+        cdef Change* parent
+        cdef uint8_t* name
+        cdef char digits[16]
+        cdef int width
+        err = self.acl_span(r, &asked)
+        if err:
+            return err
+        flags = get_i32(r)
+        if op == OP_CREATE_TTL:
+            ttl = get_i64(r)
+        if r.bad or path.n < 0:
+            return ERR_MARSHALLING
+        if flags < 0 or flags > MODE_PERSISTENT_SEQUENTIAL_WITH_TTL:
+            return ERR_BAD_ARGUMENTS
+        is_ttl = flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL
+        if is_ttl and op == OP_CREATE_TTL and not self.ttl_enabled:
+            return ERR_UNIMPLEMENTED
+        if is_ttl:
+            if ttl <= 0 or ttl > MAX_TTL:
+                return ERR_BAD_ARGUMENTS
+        elif op == OP_CREATE_TTL:
+            return ERR_BAD_ARGUMENTS          # with ttl -1 the real server dies of it
+        sequential = flags == MODE_PERSISTENT_SEQUENTIAL or flags == MODE_EPHEMERAL_SEQUENTIAL or (
+            flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL)
+        ephemeral = (flags == MODE_EPHEMERAL or flags == MODE_EPHEMERAL_SEQUENTIAL) and op != OP_CREATE_CONTAINER
+        above = parent_length(path.p, path.n)
+        if above < 0 or has_nul(path.p, path.n):
+            return ERR_BAD_ARGUMENTS
+        err = self.accept_acl(client, asked, &acl)
+        if err:
+            return err
+        h = self.tree.hash(path.p, above)
+        parent = self.overlay.view(path.p, above, h, &room)
+        if parent == NULL:
+            return ERR_NO_NODE
+        if client is not None and not acl_permits(self.tree.acls, parent.acl, PERM_CREATE, &client.auth):
+            return ERR_NO_AUTH
+        room = parent[0]                      # the overlay's records move when others are added
+        version = <int32_t>(<uint32_t>room.cversion + 1)
+        # The txn's record begins with the path; write it there and validate it in place.
+        put_i32(out, path.n)
+        put_bytes(out, path.p, path.n)
+        if sequential:
+            width = snprintf(digits, sizeof(digits), b"%010d", room.cversion)
+            put_bytes(out, digits, width)
+            path.n += width
+        name = out.p + out.n - path.n
+        if not valid_path(name, path.n):
+            return ERR_BAD_ARGUMENTS if path.n > 1 or path.p[0] != 47 else ERR_NODE_EXISTS
+        if sequential:
+            put_i32_at(name - 4, path.n)
+        path.p = name
+        if path.n == 1:
+            return ERR_NODE_EXISTS
+        fresh.exists = True
+        if self.overlay.view(path.p, path.n, self.tree.hash(path.p, path.n), &fresh) != NULL:
+            return ERR_NODE_EXISTS
+        if owner_kind(room.owner) == OWNER_EPHEMERAL:
+            return ERR_NO_CHILDREN_FOR_EPHEMERALS
+        # Accepted. From here on nothing is refused.
+        memset(&fresh, 0, sizeof(fresh))
+        fresh.exists = True
+        if op == OP_CREATE_CONTAINER:
+            fresh.owner = CONTAINER_OWNER
+        elif is_ttl:
+            fresh.owner = ttl_owner(ttl)
+        elif ephemeral:
+            fresh.owner = client.session_id
+        parent = self.overlay.touch(path.p, above, h, &room, zxid)
+        parent.cversion = version
+        parent.children += 1
+        fresh.acl = <uint32_t>self.tree.acls.intern(acl.p, acl.n)
+        try:
+            parent = self.overlay.touch(path.p, path.n, self.tree.hash(path.p, path.n), &fresh, zxid)
+            if parent.acl != fresh.acl:       # a record of a deleted znode of this name
+                self.tree.acls.unref(parent.acl)
+                parent.acl = fresh.acl
+                self.tree.acls.ref(fresh.acl)
+        finally:
+            self.tree.acls.unref(fresh.acl)
+        parent.exists = True
+        parent.owner = fresh.owner
+        parent.version = parent.cversion = parent.aversion = parent.children = 0
+        put_span(out, data.p, data.n)
+        put_bytes(out, acl.p, acl.n)
+        if op == OP_CREATE_CONTAINER:
+            put_i32(out, version)
+        elif is_ttl:
+            put_i32(out, version)
+            put_i64(out, ttl)
+        else:
+            put_u8(out, ephemeral)
+            put_i32(out, version)
+        return ERR_OK
+
+    cdef int32_t delete(self, Client client, Reader* r, int64_t zxid, OutBuf* out, bint reap) except? 1:
+        # `reap`: deleteContainer, which the server sends itself and which ends containers and TTL znodes only.
+        cdef Span path = get_span(r)
+        cdef int32_t expected = -1 if reap else get_i32(r)
+        cdef int32_t above
+        cdef uint64_t h, parent_h
+        cdef Change room
+        cdef Change parent_room
+        cdef Change* node
+        cdef Change* parent
+        if r.bad or path.n < 0:
+            return ERR_MARSHALLING
+        above = parent_length(path.p, path.n)
+        if above < 0 or has_nul(path.p, path.n) or is_special(path.p, path.n) or (reap and client is not None):
+            return ERR_BAD_ARGUMENTS
+        parent_h = self.tree.hash(path.p, above)
+        parent = self.overlay.view(path.p, above, parent_h, &parent_room)
+        if parent == NULL:
+            return ERR_NO_NODE
+        if client is not None and not acl_permits(self.tree.acls, parent.acl, PERM_DELETE, &client.auth):
+            return ERR_NO_AUTH
+        parent_room = parent[0]
+        h = self.tree.hash(path.p, path.n)
+        node = self.overlay.view(path.p, path.n, h, &room)
+        if node == NULL:
+            return ERR_NO_NODE
+        if expected != -1 and expected != node.version:
+            return ERR_BAD_VERSION
+        if node.children > 0:
+            return ERR_NOT_EMPTY
+        if reap and owner_kind(node.owner) in (OWNER_PERSISTENT, OWNER_EPHEMERAL):
+            return ERR_BAD_VERSION
+        room = node[0]
+        parent = self.overlay.touch(path.p, above, parent_h, &parent_room, zxid)
+        parent.children -= 1
+        node = self.overlay.touch(path.p, path.n, h, &room, zxid)
+        node.exists = False
+        put_span(out, path.p, path.n)
+        return ERR_OK
+
+    cdef int32_t set_data(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1:
+        cdef Span path = get_span(r)
+        cdef Span data = get_span(r)
+        cdef int32_t expected = get_i32(r)
+        cdef int32_t version
+        cdef int32_t n
+        cdef uint64_t h
+        cdef Change room
+        cdef Change* node
+        if r.bad or path.n < 0:
+            return ERR_MARSHALLING
+        n = 0 if path.n == 1 and path.p[0] == 47 else path.n
+        h = self.tree.hash(path.p, n)
+        node = self.overlay.view(path.p, n, h, &room)
+        if path.n == 0:
+            return ERR_BAD_ARGUMENTS
+        if node == NULL:
+            return ERR_NO_NODE if valid_path(path.p, path.n) else ERR_BAD_ARGUMENTS
+        if not acl_permits(self.tree.acls, node.acl, PERM_WRITE, &client.auth):
+            return ERR_NO_AUTH
+        if expected != -1 and expected != node.version:
+            return ERR_BAD_VERSION
+        room = node[0]
+        version = next_version(room.version)
+        node = self.overlay.touch(path.p, n, h, &room, zxid)
+        node.version = version
+        put_span(out, path.p, path.n)
+        put_span(out, data.p, data.n)
+        put_i32(out, version)
+        return ERR_OK
+
+    cdef int32_t set_acl(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1:
+        cdef Span path = get_span(r)
+        cdef Span asked
+        cdef Span acl
+        cdef int32_t err = self.acl_span(r, &asked)
+        cdef int32_t expected = get_i32(r)
+        cdef int32_t version
+        cdef int32_t n
+        cdef uint64_t h
+        cdef uint32_t fresh
+        cdef Change room
+        cdef Change* node
+        if err or r.bad or path.n < 0:
+            return ERR_MARSHALLING
+        if not valid_path(path.p, path.n):
+            return ERR_BAD_ARGUMENTS
+        err = self.accept_acl(client, asked, &acl)
+        if err:
+            return err
+        n = 0 if path.n == 1 else path.n
+        h = self.tree.hash(path.p, n)
+        node = self.overlay.view(path.p, n, h, &room)
+        if node == NULL:
+            return ERR_NO_NODE
+        if not acl_permits(self.tree.acls, node.acl, PERM_ADMIN, &client.auth):
+            return ERR_NO_AUTH
+        if expected != -1 and expected != node.aversion:
+            return ERR_BAD_VERSION
+        room = node[0]
+        version = next_version(room.aversion)
+        node = self.overlay.touch(path.p, n, h, &room, zxid)
+        node.aversion = version
+        fresh = <uint32_t>self.tree.acls.intern(acl.p, acl.n)
+        self.tree.acls.unref(node.acl)
+        node.acl = fresh
+        put_span(out, path.p, path.n)
+        put_bytes(out, acl.p, acl.n)
+        put_i32(out, version)
+        return ERR_OK
+
+    cdef int32_t check(self, Client client, Reader* r, OutBuf* out) except? 1:
+        cdef Span path = get_span(r)
+        cdef int32_t expected = get_i32(r)
+        cdef int32_t n
+        cdef Change room
+        cdef Change* node
+        if r.bad or path.n < 0:
+            return ERR_MARSHALLING
+        if not valid_path(path.p, path.n):
+            return ERR_BAD_ARGUMENTS
+        n = 0 if path.n == 1 else path.n
+        node = self.overlay.view(path.p, n, self.tree.hash(path.p, n), &room)
+        if node == NULL:
+            return ERR_NO_NODE
+        if not acl_permits(self.tree.acls, node.acl, PERM_READ, &client.auth):
+            return ERR_NO_AUTH
+        if expected != -1 and expected != node.version:
+            return ERR_BAD_VERSION
+        put_span(out, path.p, path.n)
+        put_i32(out, next_version(node.version))
+        return ERR_OK
+
+    cdef int32_t multi(self, Client client, Reader* r, int64_t zxid) except? 1:
+        # Parsed whole before anything is validated, as ZooKeeper does: a malformed operation refuses all.
+        cdef Reader ahead = r[0]
+        cdef int32_t op, asked, flags, txn_type
+        cdef int32_t err = ERR_OK
+        cdef int32_t count = 0
+        cdef int32_t done_ops = 0
+        cdef Span path
+        cdef Span ignored
+        while True:
+            op = get_i32(&ahead)
+            if get_bool(&ahead):
+                get_i32(&ahead)
+                break
+            get_i32(&ahead)
+            if ahead.bad:
+                return ERR_MARSHALLING
+            path = get_span(&ahead)
+            if path.n < 0:
+                return ERR_MARSHALLING
+            if op == OP_CREATE or op == OP_CREATE2 or op == OP_CREATE_CONTAINER or op == OP_CREATE_TTL:
+                get_span(&ahead)
+                if self.acl_span(&ahead, &ignored):
+                    return ERR_MARSHALLING
+                flags = get_i32(&ahead)
+                if op == OP_CREATE_TTL:
+                    get_i64(&ahead)
+                elif flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL:
+                    return ERR_MARSHALLING
+            elif op == OP_DELETE or op == OP_CHECK:
+                get_i32(&ahead)
+            elif op == OP_SET_DATA:
+                get_span(&ahead)
+                get_i32(&ahead)
+            else:
+                return ERR_MARSHALLING
+            count += 1
+        if ahead.bad:
+            return ERR_MARSHALLING
+        put_i32(&self.txn, count)
+        self.overlay.begin()
+        while done_ops < count:
+            asked = get_i32(r)
+            op = multi_create_type(asked, r)
+            get_bool(r)
+            get_i32(r)
+            self.sub.n = 0
+            err = self.one(client, op, r, zxid, &self.sub, &txn_type)
+            if err:
+                break
+            if asked == OP_CREATE_TTL and op != OP_CREATE_TTL:
+                get_i64(r)                     # the ttl that a plain create has no use for
+            put_i32(&self.txn, txn_type)
+            put_span(&self.txn, self.sub.p, <int32_t>self.sub.n)
+            done_ops += 1
+        if err:
+            self.overlay.rollback()
+            self.multi_count = count
+            self.multi_failed = done_ops
+            self.multi_error = err
+            return ERR_OK
+        self.overlay.commit()
+        return ERR_OK
+
+    # -- sessions ---------------------------------------------------------------------------------------
+
+    cdef int create_session(self, int64_t session, int32_t timeout, int64_t zxid, int64_t now) except -1:
+        self.begin(session, 0, zxid, now, OP_CREATE_SESSION)
+        put_i32(&self.txn, timeout)
+        return 0
+
+    cdef int close_session(self, int64_t session, int64_t zxid, int64_t now, int32_t xid) except -1:
+        # The ephemerals that go with it are those of the moment it is applied: the record names none, so its
+        # size does not depend on them. The overlay has to know them now.
+        cdef uint32_t slot
+        cdef uint32_t i
+        cdef bytes path
+        cdef Change* change
+        cdef list doomed = []
+        self.begin(session, xid, zxid, now, OP_CLOSE_SESSION)
+        for slot in self.tree.ephemerals.get(session, ()):
+            doomed.append(self.tree.path_of(slot))
+        if self.overlay.index.used:
+            for i in range(1, self.overlay.size):
+                change = self.overlay.changes[i]
+                if change.zxid and change.exists and change.owner == session:
+                    doomed.append((<const uint8_t*>change.path)[:change.n])
+        for path in doomed:
+            self.gone(path, <int32_t>len(path), zxid)
+        return 0
+
+    cdef int gone(self, const uint8_t* p, int32_t n, int64_t zxid) except -1:
+        cdef int32_t above = parent_length(p, n)
+        cdef uint64_t h = self.tree.hash(p, n)
+        cdef uint64_t parent_h = self.tree.hash(p, above)
+        cdef Change room
+        cdef Change parent_room
+        cdef Change* node = self.overlay.view(p, n, h, &room)
+        cdef Change* parent
+        if node == NULL:
+            return 0
+        room = node[0]
+        node = self.overlay.touch(p, n, h, &room, zxid)
+        node.exists = False
+        parent = self.overlay.view(p, above, parent_h, &parent_room)
+        parent_room = parent[0]
+        parent = self.overlay.touch(p, above, parent_h, &parent_room, zxid)
+        parent.children -= 1
+        return 0
+
+
+cdef inline void put_i32_at(uint8_t* p, int32_t v) noexcept nogil:
+    p[0] = <uint8_t>(<uint32_t>v >> 24)
+    p[1] = <uint8_t>(<uint32_t>v >> 16)
+    p[2] = <uint8_t>(<uint32_t>v >> 8)
+    p[3] = <uint8_t>v
+
+
+cdef int32_t multi_create_type(int32_t op, const Reader* r) noexcept:
+    # Inside a multi ZooKeeper picks the kind of create by the flags, not by the operation's number. The reader
+    # stands behind the number; done flag and err follow.
+    cdef Reader ahead
+    cdef Span skip
+    cdef int32_t count, flags
+    if op != OP_CREATE and op != OP_CREATE2 and op != OP_CREATE_CONTAINER and op != OP_CREATE_TTL:
+        return op
+    ahead = r[0]
+    ahead.p += 5
+    get_span(&ahead)
+    get_span(&ahead)
+    count = get_i32(&ahead)
+    while count > 0 and not ahead.bad:
+        get_i32(&ahead)
+        get_span(&ahead)
+        get_span(&ahead)
+        count -= 1
+    flags = get_i32(&ahead)
+    if flags == MODE_CONTAINER:
+        return OP_CREATE_CONTAINER
+    if op == OP_CREATE_TTL and (flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL):
+        return OP_CREATE_TTL
+    return OP_CREATE

@@ -1,0 +1,342 @@
+"""The composition root: builds every part of the server once, wires it, runs it, stops it. Read this first.
+
+    bytes -> _connection -> _reads ----------------------------> reply       (a read: from memory, at once)
+                         \\-> _pipeline -> _prepare, _overlay                 (a write: validate, encode)
+                                  |-> _log (its own thread) -> the disk
+                                  \\-> _apply -> _tree, _watches -> reply    (once it is durable)
+
+    checkpoint (a slice a turn, a thread) -> store (LMDB)
+    recovery: store + _log -> _tree, sessions                                (before all this begins)
+
+Everything but the log thread and the checkpoint thread happens on one event loop. Whatever fails there in an
+unforeseen way ends the process with its reason: a server that limps on could lose what it acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from typing import Final
+
+import uvloop
+
+from fastzk._log import LogFailed
+from fastzk._version import __version__
+from fastzk.server._clients import Clients
+from fastzk.server._connection import Service
+from fastzk.server._overlay import Overlay
+from fastzk.server._pipeline import Pipeline
+from fastzk.server._prepare import Preparer
+from fastzk.server._reads import Reads
+from fastzk.server._watches import Watches
+from fastzk.server.auth import Authenticator, fix_acl
+from fastzk.server.checkpoint import Checkpointer, CheckpointResult
+from fastzk.server.config import Config
+from fastzk.server.errors import StartupError
+from fastzk.server.four_letter import COMMANDS, answer
+from fastzk.server.recovery import Recovered, checkpoint_meta, recover
+from fastzk.server.stats import ServerStats
+from fastzk.server.store import StoreFull
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BACKLOG: Final = 4096
+#: A connection that has not asked for a session by then is closed.
+HANDSHAKE_SECONDS: Final = 30.0
+#: How often the server looks after checkpoints and the disk.
+HOUSEKEEPING_SECONDS: Final = 1.0
+#: At a stop, how long requests under way may take.
+DRAIN_SECONDS: Final = 2.0
+#: Checkpoints may take at most one part in so many of the time.
+CHECKPOINT_SHARE: Final = 10
+#: Covered log segments kept beside the live one.
+KEEP_SEGMENTS: Final = 1
+
+
+def serve(config: Config) -> int:
+    """Run the server until SIGTERM or SIGINT.
+
+    Returns the process's exit code: 0 after an orderly stop, 1 if it had to give up.
+
+    Raises:
+        StartupError: it cannot start; nothing was changed on disk unless the data directory was usable.
+    """
+    listener = _bind(config)
+    try:
+        recovered = recover(config)
+    except BaseException:
+        listener.close()
+        raise
+    loop = uvloop.new_event_loop()
+    try:
+        return Server(config, loop, listener, recovered).run()
+    finally:
+        loop.close()
+        os.close(recovered.lock)
+
+
+def _bind(config: Config) -> socket.socket:
+    """The client port, bound but not listening: whoever connects before the server is ready is refused."""
+    address, port = config.client_address, config.client_port
+    try:
+        if not address and socket.has_dualstack_ipv6():
+            return _bound(socket.AF_INET6, ("::", port))
+        family, _, _, _, where = socket.getaddrinfo(
+            address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return _bound(family, where)
+    except OSError as error:
+        shown = address or "every interface"
+        raise StartupError(
+            f"cannot listen on {shown} port {port}: {error.strerror}; is another server running there?"
+        ) from error
+
+
+def _bound(family: int, where: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if where[0] == "::" else 1)
+        listener.setblocking(False)
+        listener.bind(where)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+class Server:
+    """One running standalone server."""
+
+    def __init__(
+        self, config: Config, loop: asyncio.AbstractEventLoop, listener: socket.socket, recovered: Recovered
+    ) -> None:
+        self._config = config
+        self._loop = loop
+        self._listener = listener
+        self._lock = recovered.lock
+        self._store = recovered.store
+        self._log = recovered.log
+        self._tree = tree = recovered.tree
+        self._applier = recovered.applier
+        self._sessions = recovered.sessions
+        self._exit_code = 0
+        self._stopping = False
+        self._acceptor: asyncio.Server | None = None
+
+        tree.acls.skip_checks = config.skip_acl
+        self._clients = clients = Clients()
+        self._watches = watches = Watches(clients, tree.acls)
+        overlay = Overlay(tree)
+        preparer = Preparer(tree, overlay)
+        preparer.fix_acl = fix_acl
+        preparer.ttl_enabled = config.extended_types_enabled
+        self._applier.serve(watches)
+        self._pipeline = pipeline = Pipeline(
+            loop,
+            clients,
+            overlay,
+            preparer,
+            self._applier,
+            self._log,
+            config.global_outstanding_limit,
+            self._fail,
+        )
+        authenticator = Authenticator(super_digest=config.super_digest, digest_algorithm=config.digest_alg)
+        self._service = Service(
+            clients,
+            watches,
+            pipeline,
+            Reads(tree, watches, clients),
+            self._sessions,
+            authenticator.authenticate,
+            self._four_letter,
+            self._fail,
+            max_frame=config.jute_maxbuffer,
+            max_per_host=config.max_client_cnxns,
+            max_clients=config.max_cnxns,
+        )
+        self._checkpointer = Checkpointer(loop, self._store, tree, on_failure=self._fail)
+        self._checkpoint_txns = 0  # pipeline.txns when the last checkpoint began
+        self._checkpoint_began = time.monotonic()
+        self._checkpoint_pause = 0.0  # not before so many seconds after the last one began
+        self._stats = ServerStats(
+            config,
+            listener.getsockname()[1],
+            tree=tree,
+            clients=clients,
+            watches=watches,
+            pipeline=pipeline,
+            sessions=self._sessions,
+            log=self._log,
+        )
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit code."""
+        loop = self._loop
+        loop.set_exception_handler(self._unhandled)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
+        loop.add_reader(self._log.event_fd, self._pipeline.on_durable)
+        backlog = self._config.listen_backlog
+        self._acceptor = loop.run_until_complete(
+            loop.create_server(
+                self._service.connection,
+                sock=self._listener,
+                backlog=backlog if backlog > 0 else DEFAULT_BACKLOG,
+            )
+        )
+        self._expire_sessions()
+        self._keep_house()
+        # What was built so far lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        address, port = self._listener.getsockname()[:2]
+        logger.info("serving address=%s port=%d version=%s pid=%d", address, port, __version__, os.getpid())
+        loop.run_forever()
+        if self._exit_code == 0:
+            self._close()
+        return self._exit_code
+
+    # -- what ends the server ---------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        """Something failed that must not be lived with: say why and end at once, without a checkpoint."""
+        if self._exit_code == 0:
+            self._exit_code = 1
+            if isinstance(error, LogFailed):
+                logger.critical(
+                    "stopping reason=%s; what was not acknowledged may be lost, check the disk before a restart", error
+                )
+            else:
+                logger.critical("stopping because of an internal error: %r", error, exc_info=error)
+        self._loop.stop()
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        """What the event loop could not hand to anybody."""
+        error = context.get("exception")
+        if isinstance(error, OSError):
+            # A peer's fault: the transport has closed the connection.
+            logger.info("connection error message=%s error=%r", context.get("message"), error)
+            return
+        self._fail(error if isinstance(error, BaseException) else RuntimeError(str(context.get("message"))))
+
+    def _stop(self, why: str) -> None:
+        """Stop accepting and reading; end when what is under way is answered."""
+        if self._stopping:
+            return
+        self._stopping = True
+        logger.info("stopping reason=%s outstanding=%d connections=%d", why, self._pipeline.pending, len(self._clients))
+        if self._acceptor is not None:
+            self._acceptor.close()
+        self._service.stop()
+        if self._pipeline.pending == 0:
+            self._loop.call_soon(self._loop.stop)
+            return
+        self._pipeline.idle_callback = lambda: self._loop.call_soon(self._loop.stop)
+        self._loop.call_later(DRAIN_SECONDS, self._loop.stop)
+
+    def _close(self) -> None:
+        """Everything is answered: write a last checkpoint and close."""
+        began = time.monotonic()
+        self._clients.flush_all()
+        for client in self._clients:
+            client.close()
+        self._loop.remove_reader(self._log.event_fd)
+        self._loop.run_until_complete(asyncio.sleep(0.01))
+        try:
+            if self._applier.zxid != self._store.checkpoint_zxid:
+                self._checkpointer.run_now(checkpoint_meta(self._applier, self._tree, self._sessions))
+        except StoreFull as error:
+            logger.warning("no last checkpoint reason=%s; the log has everything, the next start replays it", error)
+        self._checkpointer.close()
+        self._log.close()
+        self._store.close()
+        logger.info("stopped zxid=0x%x ms=%d", self._applier.zxid, (time.monotonic() - began) * 1000)
+
+    # -- what happens by the clock ------------------------------------------------------------------------------
+
+    def _expire_sessions(self) -> None:
+        if self._stopping:
+            return
+        try:
+            expired = self._sessions.expired()
+            if self._pipeline.read_only:
+                self._sessions.reopen(expired)
+                expired = []
+            for session in expired:
+                logger.info("session expired session=0x%x", session & 0xFFFF_FFFF_FFFF_FFFF)
+                self._pipeline.expire_session(session)
+            late = time.monotonic_ns() - int(HANDSHAKE_SECONDS * 1e9)
+            for client in [client for client in self._service.newcomers if client.heard_ns < late]:
+                logger.info("connection closed address=%s reason=%s", client.host, "it never asked for a session")
+                client.abort()
+        except Exception as error:
+            self._fail(error)
+        self._loop.call_later(self._config.tick_time_ms / 1000, self._expire_sessions)
+
+    def _keep_house(self) -> None:
+        if self._stopping:
+            return
+        try:
+            if self._pipeline.read_only and not self._log.no_space:
+                logger.warning("the disk has room again, taking writes")
+                self._pipeline.space_again()
+            elif self._log.no_space:
+                logger.error(
+                    "no space for the transaction log path=%s error=%s read_only=%s",
+                    self._log.directory,
+                    os.strerror(self._log.errno),
+                    self._pipeline.read_only,
+                )
+            if self._checkpoint_due():
+                self._start_checkpoint()
+        except Exception as error:
+            self._fail(error)
+        self._loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
+
+    def _checkpoint_due(self) -> bool:
+        fresh = self._pipeline.txns - self._checkpoint_txns
+        if self._checkpointer.running or fresh == 0:
+            return False
+        # The first one comes at once: from then on a lost log is noticed.
+        if fresh < self._config.snap_count and self._store.checkpoint_zxid > 0:
+            return False
+        return time.monotonic() - self._checkpoint_began >= self._checkpoint_pause
+
+    def _start_checkpoint(self) -> None:
+        self._checkpoint_txns = self._pipeline.txns
+        self._checkpoint_began = time.monotonic()
+        future = self._checkpointer.start(checkpoint_meta(self._applier, self._tree, self._sessions))
+        future.add_done_callback(self._checkpoint_done)
+
+    def _checkpoint_done(self, future: asyncio.Future[CheckpointResult]) -> None:
+        took = time.monotonic() - self._checkpoint_began
+        self._checkpoint_pause = took * CHECKPOINT_SHARE
+        if future.cancelled():
+            return
+        error = future.exception()
+        if error is None:
+            gone = self._log.purge(future.result().zxid, keep_segments=KEEP_SEGMENTS)
+            if gone:
+                logger.info("log purged covered=0x%x segments=%d", future.result().zxid, len(gone))
+        elif isinstance(error, StoreFull):
+            # Its pages count as changed again; the next one is due when the pause is over.
+            self._checkpoint_txns -= self._config.snap_count
+
+    # -- four-letter words --------------------------------------------------------------------------------------
+
+    def _four_letter(self, word: bytes) -> bytes | None:
+        try:
+            command = word.decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        if command not in COMMANDS:
+            return None
+        return answer(command, self._stats, self._config.four_letter_whitelist)

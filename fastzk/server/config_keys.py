@@ -1,0 +1,623 @@
+"""Every configuration key of ZooKeeper: how its value is read and what becomes of it here.
+
+The table ``KEYS`` is the only place that knows the names. config.py reads files and flags by it, and the
+tables in docs/configuration.md are printed from it; this rewrites them:
+``python -m fastzk.server.config_keys docs/configuration.md``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+INT_MAX = 2**31 - 1
+_COMMANDS = "conf,cons,crst,dirs,dump,envi,gtmk,hash,isro,mntr,ruok,srst,srvr,stat,stmk,wchc,wchp,wchs"
+FOUR_LETTER_COMMANDS = frozenset(re.findall("[a-z]+", _COMMANDS))
+# ZooKeeper takes the names of Java's MessageDigest; hashlib has its own for the same functions.
+DIGEST_ALGORITHMS = {
+    "SHA1": "sha1",
+    "SHA-1": "sha1",
+    "SHA": "sha1",
+    "MD5": "md5",
+    "SHA-224": "sha224",
+    "SHA-256": "sha256",
+    "SHA-384": "sha384",
+    "SHA-512": "sha512",
+    "SHA3-224": "sha3_224",
+    "SHA3-256": "sha3_256",
+    "SHA3-384": "sha3_384",
+    "SHA3-512": "sha3_512",
+}
+
+
+def quote(text: str) -> str:
+    """``text`` in quotes for a message: not too long, and with control characters escaped, so on one line."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+# ---- how values are read: each takes the trimmed text and raises ValueError(message) when it is wrong
+
+
+def whole_number(
+    low: int, high: int = INT_MAX, unit: str = "", *, hexadecimal: bool = False
+) -> Callable[[str], int]:
+    """A reader of whole numbers from ``low`` to ``high``; ``unit`` is only for its messages."""
+    of_unit = f" of {unit}" if unit else ""
+    shape = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}" if hexadecimal else r"[+-]?[0-9]{1,20}")
+
+    def read(text: str) -> int:
+        if not shape.fullmatch(text):
+            raise ValueError(f"{quote(text)} is not a whole number{of_unit}")
+        number = int(text, 16) if text[:2] in ("0x", "0X") else int(text)
+        if not low <= number <= high:
+            raise ValueError(
+                f"{quote(text)} is out of range: choose {low} to {high}{' ' + unit if unit else ''}"
+            )
+        return number
+
+    return read
+
+
+def port(text: str) -> int:
+    """A TCP port from 1 to 65535."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{quote(text)} is not a port number from 1 to 65535")
+    return int(text)
+
+
+def port_or_any(text: str) -> int:
+    """A TCP port, or 0 for any free one: on the command line only."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > 65535:
+        raise ValueError(f"{quote(text)} is not a port number from 0 to 65535 (0 takes any free one)")
+    return int(text)
+
+
+def session_timeout(text: str) -> int:
+    """Milliseconds, or -1 for the default."""
+    number = whole_number(-1, unit="milliseconds")(text)
+    if number == 0:
+        raise ValueError(f"'0' is out of range: choose 1 to {INT_MAX} milliseconds, or -1 for the default")
+    return number
+
+
+def boolean(text: str) -> bool:
+    """``true`` or ``false``, in upper or lower case."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{quote(text)} is neither true nor false")
+    return text.lower() == "true"
+
+
+def yes_or_no(text: str) -> bool:
+    """Exactly ``yes`` or ``no``: ZooKeeper takes nothing else for yes, and a guess could open every znode."""
+    if text not in ("yes", "no"):
+        raise ValueError(f"{quote(text)} is neither yes nor no (in lower case)")
+    return text == "yes"
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """A reader that accepts ``choices`` only, in upper or lower case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"{quote(text)} is not one of: {', '.join(choices)}")
+        return text.lower()
+
+    return read
+
+
+def address(text: str) -> str:
+    """An address or host name to listen on; ``""`` for every interface, as the two wildcards mean in Java."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if not host or re.search(r"[\s\x00-\x20\[\]/;|,\x7f]", host):
+        raise ValueError(f"{quote(text)} is not an address or host name")
+    return "" if host in ("0.0.0.0", "::") else host
+
+
+def directory(text: str) -> Path:
+    """A directory's absolute path; a relative one starts where the server was started."""
+    if not text or "\0" in text:
+        raise ValueError(f"{quote(text)} is not a directory's path")
+    return Path(text).absolute()
+
+
+def interval(text: str) -> timedelta:
+    """Hours, or a number with a unit: ms, s, m, h or d."""
+    match = re.fullmatch(r"\+?([0-9]{1,10})(ms|[smhd]?)", text, re.IGNORECASE)
+    if not match:
+        raise ValueError(f"{quote(text)} is not a whole number of hours, or one with ms, s, m, h or d")
+    units = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "": 3_600_000, "d": 86_400_000}
+    milliseconds = int(match[1]) * units[match[2].lower()]
+    if milliseconds > 3_650 * units["d"]:
+        raise ValueError(f"{quote(text)} is out of range: choose ten years or less")
+    return timedelta(milliseconds=milliseconds)
+
+
+def whitelist(text: str) -> frozenset[str]:
+    """Names of four-letter words with commas between; ``*`` for all.
+
+    ``srvr`` is always among them, as in ZooKeeper. With ``*`` the set holds every word and the ``*`` itself.
+    """
+    words = frozenset(word.strip() for word in text.split(",")) - {""}
+    return FOUR_LETTER_COMMANDS | {"*"} if "*" in words else words | {"srvr"}
+
+
+def digest_algorithm(text: str) -> str:
+    """hashlib's name for one of Java's digest algorithms."""
+    if text.upper() not in DIGEST_ALGORITHMS:
+        raise ValueError(f"{quote(text)} is not a known digest: choose one of {', '.join(DIGEST_ALGORITHMS)}")
+    return DIGEST_ALGORITHMS[text.upper()]
+
+
+# ---- the table
+
+
+class Effect(enum.Enum):
+    """What becomes of a key."""
+
+    NOW = "takes effect"
+    ENSEMBLE = "concerns ensembles only: a single server ignores it, as ZooKeeper's does"
+    LATER = "accepted, and named in a warning: the feature is not there yet"
+    NEVER = "accepted, and named in a warning: it has no meaning here"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key: ``name`` as in a file, ``aliases`` by which files know it as well.
+
+    ``family`` matches the names of an open-ended group, ``name`` is then only its title. ``native`` keys are
+    those ZooKeeper's parser of files knows itself; every other one it passes on as the system property
+    ``zookeeper.<name>``, so that people write them with that prefix too. A ``secret`` value is never shown.
+    """
+
+    name: str
+    effect: Effect
+    text: str
+    default: str = ""
+    field: str | None = None
+    read: Callable[[str], object] = str
+    aliases: tuple[str, ...] = ()
+    family: re.Pattern[str] | None = None
+    native: bool = False
+    secret: bool = False
+
+
+def _now(
+    name: str,
+    field: str | None,
+    read: Callable[[str], object],
+    default: str,
+    text: str,
+    *,
+    native: bool = True,
+    secret: bool = False,
+    family: re.Pattern[str] | None = None,
+) -> Key:
+    return Key(name, Effect.NOW, text, default, field, read, native=native, secret=secret, family=family)
+
+
+def _property(name: str, field: str, read: Callable[[str], object], default: str, text: str) -> Key:
+    return _now(name, field, read, default, text, native=False)
+
+
+def _other(effect: Effect) -> Callable[..., Key]:
+    def key(
+        name: str,
+        text: str,
+        *aliases: str,
+        read: Callable[[str], object] = str,
+        native: bool | None = None,
+        family: str | None = None,
+        secret: bool = False,
+    ) -> Key:
+        pattern = re.compile(family) if family else None
+        # ZooKeeper checks a value while it reads the file only if its parser knows the key.
+        own = read is not str if native is None else native
+        return Key(name, effect, text, read=read, aliases=aliases, family=pattern, native=own, secret=secret)
+
+    return key
+
+
+_ensemble = _other(Effect.ENSEMBLE)
+_later = _other(Effect.LATER)
+_never = _other(Effect.NEVER)
+_any_int = whole_number(-INT_MAX - 1)
+_count = whole_number(0)
+# The longest session timeout is 20 ticks by default, and must fit the int of the protocol.
+_tick = whole_number(1, INT_MAX // 20, unit="milliseconds")
+
+
+def _tls_keys() -> Iterator[Key]:
+    """The TLS keys exist twice: ``ssl.*`` for clients, ``ssl.quorum.*`` between servers."""
+    for suffix, text in (
+        ("keyStore.location", "file with the server's key and certificate"),
+        ("keyStore.password", "password of the key store"),
+        ("keyStore.passwordPath", "file with the password of the key store"),
+        ("keyStore.type", "format of the key store: JKS, PEM, PKCS12, BCFKS"),
+        ("trustStore.location", "file with the certificates that are trusted"),
+        ("trustStore.password", "password of the trust store"),
+        ("trustStore.passwordPath", "file with the password of the trust store"),
+        ("trustStore.type", "format of the trust store"),
+        ("protocol", "TLS version of the context"),
+        ("enabledProtocols", "TLS versions that are offered"),
+        ("ciphersuites", "cipher suites that are offered"),
+        ("hostnameVerification", "whether a peer's certificate must name its host"),
+        ("clientHostnameVerification", "whether a client's certificate must name its host"),
+        ("allowReverseDnsLookup", "whether host names are looked up by address for that"),
+        ("crl", "certificate revocation lists"),
+        ("ocsp", "revocation checks by OCSP"),
+        ("clientAuth", "whether peers must show a certificate: none, want, need"),
+        ("handshakeDetectionTimeoutMillis", "time to tell TLS from plain text on a shared port"),
+    ):
+        secret = suffix.endswith(".password")
+        yield _later(f"ssl.{suffix}", f"TLS: {text}", secret=secret)
+        yield _ensemble(f"ssl.quorum.{suffix}", f"TLS between servers: {text}", secret=secret)
+    for name in ("ssl.context.supplier.class", "ssl.quorum.context.supplier.class"):
+        yield _never(name, "names a Java class that builds the TLS context")
+    yield _never("ssl.sslProvider", "chooses between TLS libraries of Java", "ssl.provider")
+    yield _later("ssl.authProvider", "authentication scheme of TLS clients")
+
+
+KEYS: tuple[Key, ...] = (
+    # -- files and directories
+    _now(
+        "dataDir",
+        "data_dir",
+        directory,
+        "data",
+        "directory of the checkpoints and `myid`; created with mode 0700",
+    ),
+    _now("dataLogDir", "data_log_dir", directory, "dataDir", "directory of the transaction log"),
+    _property(
+        "datadir.autocreate", "data_dir_autocreate", boolean, "true", "false: never create a directory"
+    ),
+    # -- clients
+    _now("clientPort", "client_port", port, "2181", "port for clients; on the command line 0: any free one"),
+    _now(
+        "clientPortAddress",
+        "client_address",
+        address,
+        "every interface if the file has clientPort, else 127.0.0.1",
+        "address or host name to listen on",
+    ),
+    _now(
+        "clientPortListenBacklog",
+        "listen_backlog",
+        whole_number(-1),
+        "-1",
+        "connections the kernel holds until they are accepted; -1 leaves the choice to the server",
+    ),
+    _now("tickTime", "tick_time_ms", _tick, "3000", "milliseconds of a tick, a unit of other times"),
+    _now(
+        "minSessionTimeout",
+        "min_session_timeout_ms",
+        session_timeout,
+        "2 ticks",
+        "shortest session timeout a client can get, in milliseconds; -1 for the default",
+    ),
+    _now(
+        "maxSessionTimeout",
+        "max_session_timeout_ms",
+        session_timeout,
+        "20 ticks",
+        "longest session timeout a client can get, in milliseconds; -1 for the default",
+    ),
+    _now("maxClientCnxns", "max_client_cnxns", _count, "60", "connections from one address; 0 for no limit"),
+    _property("maxCnxns", "max_cnxns", _count, "0", "connections of all clients together; 0 for no limit"),
+    _property(
+        "jute.maxbuffer",
+        "jute_maxbuffer",
+        # 16 bytes is the smallest frame that can carry a request at all.
+        whole_number(16, unit="bytes", hexadecimal=True),
+        "1048575",
+        "bytes of the largest request (0x... is understood); ZooKeeper takes it on Java's command line only",
+    ),
+    _property(
+        "globalOutstandingLimit",
+        "global_outstanding_limit",
+        whole_number(1),
+        "1000",
+        "requests in progress at which clients are slowed down",
+    ),
+    _property(
+        "4lw.commands.whitelist",
+        "four_letter_whitelist",
+        whitelist,
+        "srvr",
+        "four-letter words that are answered, with commas between; `*` for all; srvr always is",
+    ),
+    _property("extendedTypesEnabled", "extended_types_enabled", boolean, "false", "TTL znodes"),
+    # -- log and checkpoints
+    _property("snapCount", "snap_count", _any_int, "100000", "transactions between checkpoints; at least 2"),
+    _property(
+        "preAllocSize",
+        "pre_alloc_size_kb",
+        whole_number(1, 16 * 1024 * 1024, "kilobytes"),
+        "65536",
+        "kilobytes of log space prepared at a time",
+    ),
+    _now(
+        "autopurge.snapRetainCount",
+        "autopurge_snap_retain_count",
+        _any_int,
+        "3",
+        "checkpoints whose log is kept; at least 3",
+    ),
+    _now(
+        "autopurge.purgeInterval",
+        "autopurge_purge_interval",
+        interval,
+        "0",
+        "hours between two purges, or a number with ms, s, m, h or d; 0 for none",
+    ),
+    # -- who may do what
+    _property("skipACL", "skip_acl", yes_or_no, "no", "yes: access rights are not checked"),
+    _now(
+        "DigestAuthenticationProvider.superDigest",
+        "super_digest",
+        str,
+        "",
+        "`user:` and the digest of `user:password`; who knows them may do everything",
+        native=False,
+        secret=True,
+    ),
+    _property(
+        "DigestAuthenticationProvider.digestAlg",
+        "digest_alg",
+        digest_algorithm,
+        "SHA1",
+        "digest of passwords: SHA1, SHA-224 to SHA-512, SHA3-224 to SHA3-512, MD5",
+    ),
+    # -- servers
+    _now(
+        "server.N",
+        None,
+        str,
+        "",
+        "`host:port:port[:role][;[address:]clientPort]`: one line is a standalone server, more are refused",
+        family=re.compile(r"server\..*"),
+    ),
+    _now("dynamicConfigFile", None, str, "", "file with the server lines"),
+    # ---- ensembles only
+    _ensemble("group.N", "members of a group of servers", family=r"group\..*", native=True),
+    _ensemble("weight.N", "weight of a server's vote", family=r"weight\..*", native=True),
+    _ensemble("initLimit", "ticks a follower may take to connect and catch up", read=_any_int),
+    _ensemble("syncLimit", "ticks a follower may lag behind", read=_any_int),
+    _ensemble("connectToLearnerMasterLimit", "ticks to reach the leader after an election", read=_any_int),
+    _ensemble("electionAlg", "election algorithm: only 3 is left", read=whole_number(3, 3)),
+    _ensemble("peerType", "role of this server", read=one_of("participant", "observer")),
+    _ensemble(
+        "syncEnabled", "whether observers write to disk", "observer.syncEnabled", read=boolean, native=False
+    ),
+    _ensemble("observerMasterPort", "port of followers for observers", read=whole_number(-INT_MAX, 65535)),
+    _ensemble("observerMaster.sizeLimit", "bytes kept for observers that lag"),
+    _ensemble("quorumListenOnAllIPs", "whether server ports listen on every interface", read=boolean),
+    _ensemble("oraclePath", "file that breaks the tie of two servers", native=True),
+    _ensemble("leaderServes", "whether the leader serves clients"),
+    _ensemble("cnxTimeout", "seconds to connect for an election"),
+    _ensemble("quorumCnxnTimeoutMs", "read timeout of election connections"),
+    _ensemble("electionPortBindRetry", "attempts to bind the election port"),
+    _ensemble("tcpKeepAlive", "keep-alive on connections between servers"),
+    _ensemble("leader.nodelay", "TCP_NODELAY on the leader's connections"),
+    _ensemble("follower.nodelay", "TCP_NODELAY on followers' connections"),
+    _ensemble("leader.maxTimeToWaitForEpoch", "wait for votes on a new epoch", "maxTimeToWaitForEpoch"),
+    _ensemble("leader.maxConcurrentSnapSyncs", "snapshots sent at once", "maxConcurrentSnapSyncs"),
+    _ensemble("leader.maxConcurrentDiffSyncs", "difference transfers at once", "maxConcurrentDiffSyncs"),
+    _ensemble("leader.closeSocketAsync", "whether the leader closes connections in a thread"),
+    _ensemble("leader.ackLoggingFrequency", "how often acknowledgments are logged"),
+    _ensemble("learner.closeSocketAsync", "whether followers close connections in a thread"),
+    _ensemble("learner.asyncSending", "whether followers send in a thread"),
+    _ensemble("leaderConnectDelayDuringRetryMs", "pause between attempts to reach the leader"),
+    _ensemble("fastleader.minNotificationInterval", "shortest pause between votes"),
+    _ensemble("fastleader.maxNotificationInterval", "longest pause between votes"),
+    _ensemble("observer.reconnectDelayMs", "pause before an observer reconnects"),
+    _ensemble("observer.election.DelayMs", "pause before an observer looks for the leader"),
+    _ensemble("commitLogCount", "committed transactions kept in memory for followers"),
+    _ensemble("snapshotSizeFactor", "when followers get the log instead of a snapshot"),
+    _ensemble("forceSnapshotSync", "always send followers a snapshot"),
+    _ensemble("multiAddress.enabled", "several addresses a server", read=boolean, native=False),
+    _ensemble(
+        "multiAddress.reachabilityCheckEnabled", "test which address answers", read=boolean, native=False
+    ),
+    _ensemble("multiAddress.reachabilityCheckTimeoutMs", "time for that test", read=_any_int, native=False),
+    _ensemble("quorum.auth.enableSasl", "SASL between servers", read=boolean),
+    _ensemble("quorum.auth.serverRequireSasl", "SASL between servers", read=boolean),
+    _ensemble("quorum.auth.learnerRequireSasl", "SASL between servers", read=boolean),
+    _ensemble("quorum.auth.learner.saslLoginContext", "SASL between servers", native=True),
+    _ensemble("quorum.auth.server.saslLoginContext", "SASL between servers", native=True),
+    _ensemble("quorum.auth.kerberos.servicePrincipal", "SASL between servers", native=True),
+    _ensemble("quorum.cnxn.threads.size", "threads for SASL between servers", read=_any_int),
+    _ensemble("sslQuorum", "TLS between servers", read=boolean, native=False),
+    _ensemble("sslQuorumReloadCertFiles", "read certificates again when they change", read=boolean),
+    _ensemble("portUnification", "TLS and plain text on the server ports", read=boolean),
+    _ensemble("messageTracker.BufferSize", "messages between servers kept for diagnosis"),
+    _ensemble("messageTracker.Enabled", "keep messages between servers for diagnosis"),
+    _ensemble("follower.skipLearnerRequestToNextProcessor", "a short cut inside followers"),
+    _ensemble("forward_learner_requests_to_commit_processor_disabled", "a short cut inside the leader"),
+    # ---- later
+    _later("secureClientPort", "TLS port for clients; refused without a clientPort", read=port),
+    _later("secureClientPortAddress", "address of the TLS port", read=address),
+    _later("client.portUnification", "TLS and plain text on the client port"),
+    _later("client.certReload", "read certificates again when they change"),
+    _later("outstandingHandshake.limit", "TLS handshakes at once", "netty.server.outstandingHandshake.limit"),
+    _later("netty.server.earlyDropSecureConnectionHandshakes", "refuse TLS handshakes during the start"),
+    *_tls_keys(),
+    _later("X509AuthenticationProvider.superUser", "name in the certificate of the super user"),
+    _later("superUser", "SASL name of the super user"),
+    _later("SASLAuthenticationProvider.superPassword", "password of the SASL super user", secret=True),
+    _later("authProvider.NAME", "further authentication schemes", family=r"authProvider(\..+)?"),
+    _later("DigestAuthenticationProvider.enabled", "whether the digest scheme exists; it does"),
+    _later("IPAuthenticationProvider.usexforwardedfor", "client addresses from an HTTP header"),
+    _later("ensembleAuthName", "names of the ensemble a client may ask for"),
+    _later("sessionRequireClientSASLAuth", "refuse clients without SASL"),
+    _later("allowSaslFailedClients", "keep clients whose SASL failed"),
+    _later("enforce.auth.enabled", "refuse clients that have not authenticated"),
+    _later("enforce.auth.schemes", "schemes that satisfy enforce.auth.enabled"),
+    _later("kerberos.removeHostFromPrincipal", "SASL names without the host"),
+    _later("kerberos.removeRealmFromPrincipal", "SASL names without the realm"),
+    _later("kerberos.canonicalizeHostNames", "canonical host names in SASL names"),
+    _later("letAnySaslUserDoX", "SASL name that may do everything"),
+    _later("sasl.serverconfig", "section of the JAAS file"),
+    _later("security.auth_to_local", "rules from Kerberos to local names"),
+    _later("enableEagerACLCheck", "check access rights before the leader does"),
+    _later("enforceQuota", "refuse writes above a quota"),
+    _later("localSessionsEnabled", "sessions that only their server knows", read=boolean),
+    _later("localSessionsUpgradingEnabled", "turn local sessions into global ones", read=boolean),
+    _later("readonlymode.enabled", "serve reads without a quorum"),
+    _later("standaloneEnabled", "false: a single server is an ensemble of one", read=boolean),
+    _later("reconfigEnabled", "change the servers while they run", read=boolean),
+    _later("admin.enableServer", "the admin server, over HTTP"),
+    _later("admin.serverAddress", "address of the admin server"),
+    _later("admin.serverPort", "port of the admin server", read=port, native=False),
+    _later("admin.commandURL", "path of the admin server's commands"),
+    _later("admin.idleTimeout", "idle time of admin connections"),
+    _later("admin.httpVersion", "HTTP version of the admin server"),
+    _later("admin.portUnification", "HTTP and HTTPS on the admin port"),
+    _later("admin.forceHttps", "HTTPS only on the admin port"),
+    _later("admin.needClientAuth", "admin clients must show a certificate"),
+    _later("admin.rateLimiterIntervalInMS", "shortest time between two snapshots or restores"),
+    _later("admin.snapshot.enabled", "the admin command snapshot"),
+    _later("admin.restore.enabled", "the admin command restore"),
+    _later("metricsProvider.httpPort", "port of the metrics", read=port),
+    _later("metricsProvider.httpsPort", "TLS port of the metrics", read=port),
+    _later("metricsProvider.NAME", "metrics for Prometheus", family=r"metricsProvider\..+", native=True),
+    _later("audit.enable", "audit log"),
+    _later("pathStats.NAME", "counts of the paths used most", family=r"pathStats\..+"),
+    _later("connectionMaxTokens", "limit on new connections", "connection_throttle_tokens"),
+    _later("connectionTokenFillTime", "limit on new connections", "connection_throttle_fill_time"),
+    _later("connectionTokenFillCount", "limit on new connections", "connection_throttle_fill_count"),
+    _later("connectionFreezeTime", "limit on new connections", "connection_throttle_freeze_time"),
+    _later("connectionDropIncrease", "limit on new connections", "connection_throttle_drop_increase"),
+    _later("connectionDropDecrease", "limit on new connections", "connection_throttle_drop_decrease"),
+    _later("connectionDecreaseRatio", "limit on new connections", "connection_throttle_decrease_ratio"),
+    _later("connection_throttle_weight_enabled", "limit on new connections"),
+    _later("connection_throttle_global_session_weight", "limit on new connections"),
+    _later("connection_throttle_local_session_weight", "limit on new connections"),
+    _later("connection_throttle_renew_session_weight", "limit on new connections"),
+    _later("requestThrottleLimit", "limit on requests", "request_throttle_max_requests"),
+    _later("requestThrottleStallTime", "limit on requests", "request_throttle_stall_time"),
+    _later("requestThrottleDropStale", "limit on requests", "request_throttle_drop_stale"),
+    _later("requestStaleLatencyCheck", "drop requests that waited too long", "request_stale_latency_check"),
+    _later(
+        "requestStaleConnectionCheck", "drop requests of closed clients", "request_stale_connection_check"
+    ),
+    _later("throttledOpWaitTime", "refuse requests that waited too long", "throttled_op_wait_time"),
+    _later("largeRequestMaxBytes", "bytes of large requests in progress"),
+    _later("largeRequestThreshold", "size from which a request is large"),
+    _later("clientTcpKeepAlive", "keep-alive on clients' connections"),
+    _later("snapSizeLimitInKb", "log size that starts a checkpoint"),
+    _later("txnLogSizeLimitInKb", "log size that starts a new segment"),
+    _later("fsync.warningthresholdms", "duration of an fsync that is worth a warning"),
+    _later("db.autocreate", "false: never start with an empty database"),
+    _later("emulate353TTLNodes", "TTL znodes as version 3.5.3 wrote them"),
+    _later("znode.container.checkIntervalMs", "pause between two searches for empty containers"),
+    _later("znode.container.maxPerMinute", "containers deleted in a minute"),
+    _later("znode.container.maxNeverUsedIntervalMs", "age at which an unused container goes"),
+    # ---- never
+    _never("forceSync", "an acknowledged write is always on disk"),
+    _never("digest.enabled", "log, checkpoints and tree always carry their checksums"),
+    _never("serializeLastProcessedZxid.enabled", "a checkpoint always carries its zxid"),
+    _never("closeSessionTxn.enabled", "the end of a session always lists its znodes in the log"),
+    _never("snapshot.compression.method", "checkpoints are pages of LMDB, not files to compress"),
+    _never("snapshot.trust.empty", "a log without its checkpoint is never taken for a new server"),
+    _never("jute.maxbuffer.extrasize", "the limit is for requests; what is on disk is always read"),
+    _never("flushDelay", "a batch is written as soon as the log is free, without timers"),
+    _never("maxWriteQueuePollTime", "a batch is written as soon as the log is free, without timers"),
+    _never("maxBatchSize", "a batch is written as soon as the log is free"),
+    _never("maxResponseCacheSize", "replies are made from the tree directly"),
+    _never("maxGetChildrenResponseCacheSize", "replies are made from the tree directly"),
+    _never("watchManagerName", "there is one watch manager"),
+    _never("watcherCleanThreadsNum", "watches end with their connection, without threads"),
+    _never("watcherCleanThreshold", "watches end with their connection, without threads"),
+    _never("watcherCleanIntervalInSeconds", "watches end with their connection, without threads"),
+    _never("maxInProcessingDeadWatchers", "watches end with their connection, without threads"),
+    _never("bitHashCacheSize", "belongs to a data structure of Java's watch manager"),
+    _never("request_throttler.shutdownTimeout", "the end of the server is bounded as a whole"),
+    _never("serverCnxnFactory", "names a Java class"),
+    _never("audit.impl.class", "names a Java class"),
+    _never("advancedFlowControlEnabled", "concerns Netty", "netty.advancedFlowControl.enabled"),
+    _never("nio.numSelectorThreads", "one event loop serves all connections"),
+    _never("nio.numWorkerThreads", "one event loop serves all connections"),
+    _never("nio.directBufferBytes", "concerns Java's buffers"),
+    _never("nio.shutdownTimeout", "there are no such threads to wait for"),
+    _never("nio.sessionlessCnxnTimeout", "belongs to Java's connection threads"),
+    _never("intBufferStartingSizeBytes", "concerns Java's buffers"),
+    _never("commitProcessor.numWorkerThreads", "there are no such threads"),
+    _never("commitProcessor.maxReadBatchSize", "reads never wait for writes of other sessions"),
+    _never("commitProcessor.maxCommitBatchSize", "writes are applied in the batches of the log"),
+    _never("commitProcessor.shutdownTimeout", "there are no such threads to wait for"),
+    _never("jvm.pause.monitor", "concerns Java's garbage collection", read=boolean),
+    _never("jvm.pause.warn-threshold.ms", "concerns Java's garbage collection", read=_any_int),
+    _never("jvm.pause.info-threshold.ms", "concerns Java's garbage collection", read=_any_int),
+    _never("jvm.pause.sleep.time.ms", "concerns Java's garbage collection", read=_any_int),
+    _never("jmx.log4j.disable", "concerns Java's logging"),
+    _never("kinit", "renews tickets for Java's Kerberos"),
+    _never("requireKerberosConfig", "concerns Java's Kerberos"),
+    _never("fips-mode", "chooses between TLS classes of Java"),
+)
+
+BY_NAME: dict[str, Key] = {name: key for key in KEYS for name in (key.name, *key.aliases) if not key.family}
+FAMILIES: tuple[Key, ...] = tuple(key for key in KEYS if key.family)
+PREFIX = "zookeeper."
+
+
+def find_key(name: str) -> Key | None:
+    """The key called ``name`` in a file or after ``--set``; None if there is none."""
+    key = BY_NAME.get(name)
+    if key is None:
+        key = next((each for each in FAMILIES if each.family and each.family.fullmatch(name)), None)
+    if key is None and name.startswith(PREFIX):
+        bare = find_key(name.removeprefix(PREFIX))
+        key = bare if bare and not bare.native else None
+    return key
+
+
+def nearest_name(name: str) -> str | None:
+    """The known key that looks most like ``name``, whatever its case; None if none does."""
+    known = {known.lower(): known for known in BY_NAME}
+    found = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), known, n=1, cutoff=0.7)
+    return known[found[0]] if found else None
+
+
+# ---- the tables of the documentation
+
+BEGIN, END = "<!-- keys: begin -->\n", "<!-- keys: end -->\n"
+
+
+def keys_as_markdown() -> str:
+    """``KEYS`` as one Markdown table for each effect."""
+    parts = []
+    for effect in Effect:
+        keys = [key for key in KEYS if key.effect is effect]
+        with_default = effect is Effect.NOW
+        parts.append(f"## {effect.value[0].upper()}{effect.value[1:]}\n")
+        parts.append("| key | default | meaning |" if with_default else "| key | meaning |")
+        parts.append("| --- | --- | --- |" if with_default else "| --- | --- |")
+        for key in keys if with_default else sorted(keys, key=lambda each: each.name.lower()):
+            names = ", ".join(f"`{name}`" for name in (key.name, *key.aliases))
+            text = key.text.replace("|", r"\|")
+            parts.append(f"| {names} | {key.default} | {text} |" if with_default else f"| {names} | {text} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def with_current_tables(document: str) -> str:
+    """``document`` with what stands between its two markers replaced by the tables of ``KEYS``.
+
+    Raises ValueError if a marker is missing.
+    """
+    head, begin, rest = document.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise ValueError("the document lacks the marks of the tables")
+    return f"{head}{begin}\n{keys_as_markdown()}\n{end}{tail}"
+
+
+if __name__ == "__main__":
+    document = Path(sys.argv[1])
+    document.write_text(with_current_tables(document.read_text()))

@@ -1,0 +1,228 @@
+"""Sessions: creation, touch, expiry, re-attach.
+
+A session exists once its createSession transaction is applied and until its closeSession is; the table here is
+part of the replicated state and goes into checkpoints. Who is connected, and when a session was last heard of,
+is this server's own knowledge. Requests do not touch the table: a connection notes when it last received
+bytes, and the expiry check asks it when the session's turn comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import struct
+import time
+from collections.abc import Iterator
+from typing import Protocol
+
+from fastzk.protocol import PASSWORD_BYTES
+
+logger = logging.getLogger(__name__)
+
+_SESSION = struct.Struct(">qi")
+
+
+class SessionConnection(Protocol):
+    """What sessions need of a client's connection."""
+
+    heard_ns: int
+
+    def end(self) -> None:
+        """Close: the session is over or lives on another connection."""
+
+
+class Session:
+    """One session.
+
+    ``timeout_ms``: how long it may be silent. ``deadline_ns``: monotonic time of its expiry as known when it was
+    last looked at; its connection may have heard of it since.
+    """
+
+    __slots__ = ("bucket", "closing", "connection", "deadline_ns", "id", "timeout_ms")
+
+    def __init__(self, session_id: int, timeout_ms: int) -> None:
+        self.id = session_id
+        self.timeout_ms = timeout_ms
+        self.connection: SessionConnection | None = None
+        self.closing = False
+        self.deadline_ns = 0
+        self.bucket = 0
+
+
+class Sessions:
+    """All sessions of the ensemble, and those connected here.
+
+    ``min_timeout_ms`` and ``max_timeout_ms`` bound what clients may ask for; ``tick_ms`` is the grain of expiry.
+    ``secret`` keys the passwords: the same on every server and for ever, so that a client can re-attach
+    anywhere.
+    """
+
+    def __init__(
+        self, secret: bytes, *, server_id: int, tick_ms: int, min_timeout_ms: int, max_timeout_ms: int
+    ) -> None:
+        self._secret = secret
+        self._table: dict[int, Session] = {}
+        self._buckets: dict[int, set[Session]] = {}
+        self._tick_ns = tick_ms * 1_000_000
+        self._min_timeout_ms = min_timeout_ms
+        self._max_timeout_ms = max_timeout_ms
+        self._checked = time.monotonic_ns() // self._tick_ns
+        # ZooKeeper's own scheme: the server's id in the top byte, then 40 bits of the time, then a counter.
+        self._next_id = (server_id & 0xFF) << 56 | (int(time.time() * 1000) << 24 & (1 << 64) - 1) >> 8
+        if self._next_id >= 1 << 63:
+            self._next_id -= 1 << 64
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(self._table.values())
+
+    def get(self, session_id: int) -> Session | None:
+        """The session with this id, or None."""
+        return self._table.get(session_id)
+
+    # -- for connections ------------------------------------------------------------------------------------
+
+    def new_id(self) -> int:
+        """An id that no session ever had."""
+        while self._next_id in self._table:
+            self._next_id += 1
+        self._next_id += 1
+        return self._next_id - 1
+
+    def negotiate(self, timeout_ms: int) -> int:
+        """The timeout that a client gets for the one it asked for, in milliseconds."""
+        return max(self._min_timeout_ms, min(timeout_ms, self._max_timeout_ms))
+
+    def password(self, session_id: int) -> bytes:
+        """The 16 bytes that prove that a client owns the session."""
+        key = struct.pack(">q", session_id)
+        return hashlib.blake2b(key, key=self._secret, digest_size=PASSWORD_BYTES).digest()
+
+    def attach(self, session_id: int, password: bytes, connection: SessionConnection) -> bool:
+        """Move a session to a new connection; its previous one is closed, even if the password is wrong.
+
+        Returns False if there is no such session or the password is wrong.
+        """
+        session = self._table.get(session_id)
+        if session is None:
+            return False
+        previous, session.connection = session.connection, None
+        if previous is not None and previous is not connection:
+            self._touch(session, previous.heard_ns)
+            previous.end()
+        if session.closing or not hmac.compare_digest(password, self.password(session_id)):
+            return False
+        session.timeout_ms = connection.timeout_ms  # type: ignore[attr-defined]
+        self.attached(session_id, connection)
+        return True
+
+    def attached(self, session_id: int, connection: SessionConnection) -> None:
+        """The session is served by ``connection`` from now on."""
+        session = self._table.get(session_id)
+        if session is not None:
+            session.connection = connection
+            self._touch(session, connection.heard_ns)
+
+    def detached(self, session_id: int, connection: SessionConnection) -> None:
+        """``connection`` is gone; the session lives on until its timeout has passed since it was heard of."""
+        session = self._table.get(session_id)
+        if session is not None and session.connection is connection:
+            session.connection = None
+            self._touch(session, connection.heard_ns)
+
+    def closing(self, session_id: int) -> None:
+        """Its closeSession is proposed: nobody attaches to it any more."""
+        session = self._table.get(session_id)
+        if session is not None:
+            session.closing = True
+
+    # -- replicated state -------------------------------------------------------------------------------------
+
+    def on_transaction(self, session_id: int, timeout_ms: int | None) -> None:
+        """A createSession (with its timeout) or closeSession (None) was applied."""
+        if timeout_ms is not None:
+            session = Session(session_id, timeout_ms)
+            self._table[session_id] = session
+            self._touch(session, time.monotonic_ns())
+            return
+        gone = self._table.pop(session_id, None)
+        if gone is not None:
+            self._unfile(gone)
+            if gone.connection is not None:
+                gone.connection.end()
+
+    def encode(self) -> bytes:
+        """The table for a checkpoint."""
+        return b"".join(_SESSION.pack(session.id, session.timeout_ms) for session in self._table.values())
+
+    def load(self, blob: bytes) -> None:
+        """Restore the table of a checkpoint. Raises ValueError if it is malformed."""
+        if len(blob) % _SESSION.size:
+            raise ValueError(f"a table of sessions of {len(blob)} bytes")
+        for session_id, timeout_ms in _SESSION.iter_unpack(blob):
+            self.on_transaction(session_id, timeout_ms)
+
+    def renew(self) -> None:
+        """Give every session its full timeout again: the server was away, not the clients."""
+        now = time.monotonic_ns()
+        for session in self._table.values():
+            self._touch(session, now)
+
+    # -- expiry -----------------------------------------------------------------------------------------------
+
+    def expired(self) -> list[int]:
+        """The sessions whose timeout has passed; they count as closing from now on."""
+        now = time.monotonic_ns()
+        current = now // self._tick_ns
+        due: list[int] = []
+        while self._checked < current:
+            self._checked += 1
+            for session in self._buckets.pop(self._checked, ()):
+                session.bucket = 0
+                connection = session.connection
+                if connection is not None:
+                    deadline = connection.heard_ns + session.timeout_ms * 1_000_000
+                    session.deadline_ns = max(session.deadline_ns, deadline)
+                if session.deadline_ns > now:
+                    self._file(session)
+                elif not session.closing:
+                    session.closing = True
+                    due.append(session.id)
+        return due
+
+    def reopen(self, session_ids: list[int]) -> None:
+        """These could not be expired after all (no space to record it): try again at the next tick."""
+        for session_id in session_ids:
+            session = self._table.get(session_id)
+            if session is not None:
+                session.closing = False
+                self._touch(session, time.monotonic_ns() - session.timeout_ms * 1_000_000)
+
+    def expiry_ms(self, session: Session) -> int:
+        """When the session will expire if nothing is heard of it, in milliseconds of the epoch."""
+        heard = session.connection.heard_ns if session.connection is not None else 0
+        deadline = max(session.deadline_ns, heard + session.timeout_ms * 1_000_000)
+        return int(time.time() * 1000) + (deadline - time.monotonic_ns()) // 1_000_000
+
+    def _touch(self, session: Session, heard_ns: int) -> None:
+        session.deadline_ns = max(session.deadline_ns, heard_ns + session.timeout_ms * 1_000_000)
+        self._file(session)
+
+    def _file(self, session: Session) -> None:
+        """Look at the session when its deadline has come. Rounded up: a session never expires early."""
+        bucket = max(session.deadline_ns // self._tick_ns, self._checked) + 1
+        if bucket != session.bucket:
+            self._unfile(session)
+            self._buckets.setdefault(bucket, set()).add(session)
+            session.bucket = bucket
+
+    def _unfile(self, session: Session) -> None:
+        bucket = self._buckets.get(session.bucket)
+        if bucket is not None:
+            bucket.discard(session)
+            if not bucket:
+                del self._buckets[session.bucket]
+        session.bucket = 0

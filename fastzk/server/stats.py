@@ -1,0 +1,279 @@
+"""The server as four-letter words see it: names and units of `four_letter`, values from the running parts."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+
+from fastzk._log import TxnLog
+from fastzk._tree import Tree
+from fastzk._version import __version__
+from fastzk.server._clients import Clients
+from fastzk.server._connection import Connection
+from fastzk.server._pipeline import Pipeline
+from fastzk.server._watches import Watches
+from fastzk.server.config import Config
+from fastzk.server.four_letter import OPERATION_NAMES, ServerConf, process_environment
+from fastzk.server.recovery import log_path, state_path
+from fastzk.server.sessions import Sessions
+
+_MS = 1_000_000
+
+
+class ConnectionStats:
+    """One connection, for ``cons``, ``stat`` and ``dump``."""
+
+    __slots__ = ("_connection", "_sessions")
+
+    def __init__(self, connection: Connection, sessions: Sessions) -> None:
+        self._connection = connection
+        self._sessions = sessions
+
+    @property
+    def peer_ip(self) -> str:
+        return self._connection.host
+
+    @property
+    def peer_port(self) -> int:
+        return self._connection.port
+
+    @property
+    def interest_ops(self) -> int:
+        return 1 if self._connection.is_open and self._connection.is_reading else 0
+
+    @property
+    def queued(self) -> int:
+        return self._connection.outstanding
+
+    @property
+    def received(self) -> int:
+        return self._connection.received
+
+    @property
+    def sent(self) -> int:
+        return self._connection.sent
+
+    @property
+    def session_id(self) -> int:
+        return self._connection.session_id
+
+    @property
+    def last_operation(self) -> str | None:
+        if not self._connection.sent:
+            return None
+        return OPERATION_NAMES.get(self._connection.last_op)
+
+    @property
+    def established_ms(self) -> int:
+        return self._connection.began_wall_ms
+
+    @property
+    def expires_ms(self) -> int:
+        session = self._sessions.get(self._connection.session_id)
+        return 0 if session is None else self._sessions.expiry_ms(session)
+
+    @property
+    def timeout_ms(self) -> int:
+        return self._connection.timeout_ms
+
+    @property
+    def last_cxid(self) -> int:
+        return self._connection.last_cxid if self._connection.last_cxid else -1
+
+    @property
+    def last_zxid(self) -> int:
+        return self._connection.last_zxid
+
+    @property
+    def last_response_time(self) -> int:
+        # ZooKeeper shows milliseconds of its monotonic clock here.
+        return self._connection.last_reply_ns // _MS
+
+    @property
+    def last_latency(self) -> int:
+        return self._connection.latency_last // _MS
+
+    @property
+    def min_latency(self) -> int:
+        return self._connection.latency_min // _MS
+
+    @property
+    def avg_latency(self) -> int:
+        count = self._connection.latency_count
+        return self._connection.latency_total // count // _MS if count else 0
+
+    @property
+    def max_latency(self) -> int:
+        return self._connection.latency_max // _MS
+
+
+class ServerStats:
+    """The whole server. ``port`` is the one it listens on, also when a free one was asked for."""
+
+    version = __version__
+    built_on = "2026-11-22 00:00 UTC"
+    serving = True
+    mode = "standalone"
+
+    def __init__(
+        self,
+        config: Config,
+        port: int,
+        *,
+        tree: Tree,
+        clients: Clients,
+        watches: Watches,
+        pipeline: Pipeline,
+        sessions: Sessions,
+        log: TxnLog,
+    ) -> None:
+        self._config = config
+        self._port = port
+        self._tree = tree
+        self._clients = clients
+        self._watches = watches
+        self._pipeline = pipeline
+        self._sessions = sessions
+        self._log = log
+        self._began = time.monotonic()
+
+    @property
+    def read_only(self) -> bool:
+        return self._pipeline.read_only
+
+    @property
+    def uptime_ms(self) -> int:
+        return int((time.monotonic() - self._began) * 1000)
+
+    @property
+    def latency_ms(self) -> tuple[int, float, int]:
+        clients = self._clients
+        mean = clients.latency_total / clients.latency_count / _MS if clients.latency_count else 0.0
+        return clients.latency_min // _MS, mean, clients.latency_max // _MS
+
+    @property
+    def packets_received(self) -> int:
+        return self._clients.received
+
+    @property
+    def packets_sent(self) -> int:
+        return self._clients.sent
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._clients)
+
+    @property
+    def outstanding(self) -> int:
+        return self._pipeline.pending
+
+    @property
+    def zxid(self) -> int:
+        return self._clients.zxid
+
+    @property
+    def znode_count(self) -> int:
+        return len(self._tree)
+
+    @property
+    def watch_count(self) -> int:
+        return len(self._watches)
+
+    @property
+    def ephemerals_count(self) -> int:
+        return self._tree.ephemeral_count
+
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
+
+    @property
+    def approximate_data_size(self) -> int:
+        return self._tree.data_size
+
+    @property
+    def open_file_descriptors(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    @property
+    def max_file_descriptors(self) -> int:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    def connections(self) -> Iterator[ConnectionStats]:
+        return (ConnectionStats(connection, self._sessions) for connection in self._clients)
+
+    def ephemerals(self) -> Iterator[tuple[int, Collection[str]]]:
+        for session in list(self._tree.ephemerals):
+            yield session, [_text(path) for path in self._tree.ephemeral_paths(session)]
+
+    def session_expiries(self) -> Iterable[tuple[int, Collection[int]]]:
+        sets: dict[int, list[int]] = {}
+        for session in self._sessions:
+            sets.setdefault(self._sessions.expiry_ms(session), []).append(session.id)
+        return sorted(sets.items())
+
+    def watches_by_path(self) -> Iterator[tuple[str, Collection[int]]]:
+        for path, watchers in self._watches.by_path():
+            yield _text(path), [client.session_id for client in watchers]
+
+    def watches_by_session(self) -> Iterator[tuple[int, Collection[str]]]:
+        for client in self._clients:
+            paths = self._watches.of_client(client)
+            if paths:
+                yield client.session_id, [_text(path) for path in paths]
+
+    def watch_summary(self) -> tuple[int, int, int]:
+        watching = sum(1 for client in self._clients if client.watch_count)
+        return watching, self._watches.path_count, len(self._watches)
+
+    def conf(self) -> ServerConf:
+        config = self._config
+        return ServerConf(
+            client_port=self._port,
+            data_dir=str(config.data_dir),
+            data_log_dir=str(config.data_log_dir),
+            tick_time=config.tick_time_ms,
+            max_client_cnxns=config.max_client_cnxns,
+            min_session_timeout=config.min_session_timeout_ms,
+            max_session_timeout=config.max_session_timeout_ms,
+            client_port_listen_backlog=config.listen_backlog,
+            server_id=config.server_id or 0,
+        )
+
+    def data_dir_size(self) -> int:
+        return _size(state_path(self._config))
+
+    def log_dir_size(self) -> int:
+        return _size(log_path(self._config))
+
+    def digests(self) -> Iterator[tuple[int, int]]:
+        yield self._clients.zxid, self._tree.digest
+
+    def environment(self) -> Iterable[tuple[str, str]]:
+        return process_environment()
+
+    def metrics(self) -> Iterator[tuple[str, int | float]]:
+        log = self._log
+        yield "txns", self._pipeline.txns
+        yield "log_bytes_written", log.bytes_written
+        yield "fsync_count", log.fsyncs
+        yield "fsync_avg_ms", round(log.fsync_ns_total / log.fsyncs / _MS, 4) if log.fsyncs else 0.0
+        yield "fsync_max_ms", round(log.fsync_ns_max / _MS, 4)
+
+    def reset_connection_stats(self) -> None:
+        for client in self._clients:
+            client.reset_counters()
+
+    def reset_server_stats(self) -> None:
+        self._clients.reset_counters()
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "replace")
+
+
+def _size(directory: Path) -> int:
+    return sum(entry.stat().st_size for entry in os.scandir(directory) if entry.is_file())
