@@ -86,9 +86,9 @@ class TxnLog:
     """The transaction log in one directory, which must exist and belong to this process alone.
 
     ``recover()`` (read-only), then ``start()``, then ``submit()`` and ``take_done()``, then ``close()``; all
-    by one thread. `store_id`: 16 random bytes that name the store the log belongs to. `segment_bytes`: size of
-    a segment, at least 64 KiB and a multiple of 4096. Raises ValueError, and OSError if the directory cannot
-    be opened.
+    by one thread. `store_id`: 16 random bytes that name the store the log belongs to. `segment_bytes`: size
+    of a segment, at least 64 KiB and a multiple of 4096. Raises ValueError, and OSError if the directory
+    cannot be opened.
     """
 
     def __init__(

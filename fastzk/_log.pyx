@@ -14,8 +14,8 @@ One directory, three kinds of files (mode 0600):
 ``*.tmp``        being prepared; worthless after a crash
 
 Segments are written over from end to end *before* they are used, so a live ``fdatasync`` never has block
-allocation or a file size to record. A recycled one still contains old batches that look valid: what tells them
-apart is the segment's random id, which every batch repeats, and the hash chain.
+allocation or a file size to record. A recycled one still contains old batches that look valid: what tells
+them apart is the segment's random id, which every batch repeats, and the hash chain.
 
 All numbers are little-endian. Each checksum is xxh3-64 and stands first, so that what it covers is one
 contiguous range and is hashed without a copy.
@@ -41,11 +41,12 @@ The payload holds, for each transaction, a u32 length and that many bytes, which
 
 What a crash can leave, and what it cannot
 ------------------------------------------
-``durable_to`` says up to which offset of its segment everything was known durable when the batch was stamped. A
-bad place with a good batch behind it whose ``durable_to`` is greater was durable once and is now damaged:
-*corruption*. A bad place without such a witness never was acknowledged: a *torn tail*, which ``start()`` cuts
-off. A segment gets its final name only after everything in the segment before it, and its own header, are
-durable; so a bad place in any segment but the newest is always corruption.
+``durable_to`` says up to which offset of its segment everything was known durable when the batch was stamped.
+A bad place with a good batch behind it whose ``durable_to`` is greater was durable once and is now damaged:
+*corruption*. A bad place without such a witness is a *torn tail*, which ``start()`` cuts off. (Only the very
+last batch, once durable, has no witness of its own. For it there is the zxid that ``recover()`` is given: a
+log that ends before it is refused.) A segment gets its final name only after everything in the segment before
+it, and its own header, are durable; so a bad place in any segment but the newest is always corruption.
 
 In memory
 ---------
@@ -56,8 +57,8 @@ In memory
       ^first            ^Shared.todo  ^Shared.tail  raises `durable_count`, writes the eventfd
 
 A Batch in flight has one extra reference, dropped by ``take_done()``: its buffer outlives the write whatever
-the garbage collector thinks. Moving to a new segment (header, rename, directory fsync) is also done by the log
-thread; the loop only fills in the header. New segments come from the preparer, an ordinary Python thread.
+the garbage collector thinks. Moving to a new segment (header, rename, directory fsync) is also done by the
+log thread; the loop only fills in the header. New segments come from the preparer, an ordinary Python thread.
 """
 
 import errno as _errno
@@ -76,9 +77,10 @@ from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.errno cimport EDQUOT, EEXIST, EFBIG, EINTR, EIO, ENOENT, ENOSPC, errno
+from libc.errno cimport EDQUOT, EEXIST, EFBIG, EINTR, EIO, ENOENT, ENOSPC
+from libc.errno cimport errno as c_errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset, strncpy
 
 cdef extern from *:
@@ -167,7 +169,7 @@ cdef enum:
     BATCH_MAGIC = 0x425A4B46  # "FKZB" in the file
     SEGMENT_MAGIC = 0x535A4B46  # "FKZS"
     SMALLEST_SEGMENT = 64 * 1024
-    FIRST_SEGMENT = 1024 * 1024  # a new log's first segment: small, so that the first write is not kept waiting
+    FIRST_SEGMENT = 1024 * 1024  # a new log's first segment: small, so that its first write waits less
     FIRST_CAPACITY = 16 * 1024
     KEEP_CAPACITY = 1024 * 1024
     LARGEST_PAYLOAD = 0x7FFF0000
@@ -178,7 +180,10 @@ cdef enum:
 _SEGMENT_HEADER = struct.Struct("<IHH16sQqQQI28x")  # all but the checksum in front
 _BATCH_MARK = struct.pack("<IHH", BATCH_MAGIC, FORMAT_VERSION, LOG_HEADER_BYTES)
 # What an open(), a write or a rename may say when the machine has run short of something that can come back.
-_RETRYABLE = frozenset((_errno.ENOSPC, _errno.EDQUOT, _errno.EFBIG, _errno.EMFILE, _errno.ENFILE, _errno.ENOMEM))
+_RETRYABLE = frozenset(
+    (_errno.ENOSPC, _errno.EDQUOT, _errno.EFBIG, _errno.EMFILE, _errno.ENFILE, _errno.ENOMEM)
+)
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 _logger = logging.getLogger("fastzk.log")
 
 SEGMENT_BYTES = 64 * 1024 * 1024
@@ -188,7 +193,7 @@ HEADER_BYTES = LOG_HEADER_BYTES
 class LogCorruption(Exception):
     """The log on disk is damaged where it once was durable. Nothing was changed.
 
-    :ivar path: the file. :ivar offset: the byte in it where what is good ends. :ivar reason: what is wrong there.
+    ``path``: the file; ``offset``: the byte in it where what is good ends; ``reason``: what is wrong there.
     """
 
     def __init__(self, path: str, offset: int, reason: str) -> None:
@@ -243,7 +248,7 @@ class LogReport:
     corruption: LogCorruption | None = None
 
 
-# --- Faults, for tests. Costs one comparison per system call when unset. -------------------------------------
+# --- Faults, for tests. Costs one comparison per system call when unset. ------------------------------------
 
 cdef struct Faults:
     int fail_fsync_at  # counts down; the one that reaches 0 fails
@@ -270,7 +275,7 @@ def _inject(*, int fail_fsync_at=0, int fail_fsync_errno=EIO, int fail_write_at=
     faults.fsync_delay_ns = fsync_delay_ns
 
 
-# --- The log thread. Nothing in this part may touch a Python object. -----------------------------------------
+# --- The log thread. Nothing in this part may touch a Python object. ----------------------------------------
 
 cdef struct Shared:
     pthread_mutex_t lock  # held for a few instructions only, by either side
@@ -318,9 +323,9 @@ cdef int _pwrite_all(int fd, const uint8_t* data, size_t size, int64_t offset) n
         piece = min(size, <size_t>0x40000000)
         n = c_pwrite(fd, data, piece, offset)
         if n < 0:
-            if errno == EINTR:
+            if c_errno == EINTR:
                 continue
-            return errno
+            return c_errno
         if n == 0:
             return EIO
         data += n
@@ -368,13 +373,14 @@ cdef int _sync(Shared* s, Job* last, int64_t count, int64_t size) noexcept nogil
     if faults.fsync_delay_ns:
         sleep_ns(faults.fsync_delay_ns)
     if c_fdatasync(s.live_fd) != 0:
-        error = errno
+        error = c_errno
     if faults.fail_fsync_at:
         faults.fail_fsync_at -= 1
         if faults.fail_fsync_at == 0:
             error = faults.fail_fsync_errno
     if error:
-        # Never again: the kernel has dropped the pages it could not write, a second call would report success.
+        # Never again: the kernel has dropped the pages it could not write, a second call would report
+        # success.
         return _fail(s, error, b"fdatasync of the transaction log")
     taken = monotonic_ns() - began
     pthread_mutex_lock(&s.lock)
@@ -402,22 +408,22 @@ cdef int _enter_segment(Shared* s, Rotation* r) noexcept nogil:
             return 1
         return _fail(s, error, b"write of a log segment's header")
     if c_fdatasync(r.fd) != 0:
-        return _fail(s, errno, b"fdatasync of a log segment's header")
+        return _fail(s, c_errno, b"fdatasync of a log segment's header")
     if c_faccessat(s.dir_fd, r.new_name, 0, 0) == 0:
         return _fail(s, EEXIST, b"naming of a log segment")
-    if errno != ENOENT:
-        return _fail(s, errno, b"naming of a log segment")
+    if c_errno != ENOENT:
+        return _fail(s, c_errno, b"naming of a log segment")
     if faults.fail_rename_errno:
         error = faults.fail_rename_errno
     elif c_renameat(s.dir_fd, r.old_name, s.dir_fd, r.new_name) != 0:
-        error = errno
+        error = c_errno
     if error:
         if _out_of_space(error):
             _refuse(s, error)
             return 1
         return _fail(s, error, b"rename of a log segment")
     if c_fsync(s.dir_fd) != 0:
-        return _fail(s, errno, b"fsync of the log directory")
+        return _fail(s, c_errno, b"fsync of the log directory")
     if s.live_fd >= 0:
         c_close(s.live_fd)
     pthread_mutex_lock(&s.lock)
@@ -460,7 +466,7 @@ cdef int _write_jobs(Shared* s, Job* job, Job* until) noexcept nogil:
             if error:
                 return _fail(s, error, b"taking back a batch of the transaction log")
             if c_fdatasync(s.live_fd) != 0:
-                return _fail(s, errno, b"fdatasync of the transaction log")
+                return _fail(s, c_errno, b"fdatasync of the transaction log")
             return _refuse(s, ENOSPC)
         last = job
         count += 1
@@ -491,7 +497,7 @@ cdef void* _run(void* argument) noexcept nogil:
             return NULL
 
 
-# --- Batches ---------------------------------------------------------------------------------------------------
+# --- Batches ------------------------------------------------------------------------------------------------
 
 cdef inline size_t _aligned(size_t n) noexcept nogil:
     return (n + 7) & ~<size_t> 7
@@ -504,8 +510,8 @@ cdef uint64_t _digest(const uint8_t* data, Py_ssize_t size) except? 0:
 cdef class Batch:
     """A contiguous range of transactions on its way into the log.
 
-    Fill it (``append`` from Python; ``reserve`` and the fields from Cython), ``submit`` it, and leave it alone
-    until ``take_done`` hands it back; then ``reset`` makes it ready for the next.
+    Fill it (``append`` from Python; ``reserve`` and the fields from Cython), ``submit`` it, and leave it
+    alone until ``take_done`` hands it back; then ``reset`` makes it ready for the next.
     """
 
     def __dealloc__(self):
@@ -532,7 +538,7 @@ cdef class Batch:
         return self.buf + LOG_HEADER_BYTES + self.length
 
     cdef int clear(self) except -1:
-        """Empty it for reuse. A large buffer is given back: one huge transaction must not cost memory for ever."""
+        """Empty it for reuse. A large buffer is given back: a huge transaction must not cost it for ever."""
         if self.submitted:
             raise RuntimeError("the batch is being written")
         self.length = 0
@@ -581,7 +587,7 @@ cdef class Batch:
 
 
 def iter_records(payload):
-    """The transactions of a batch's `payload`, as memoryviews into it. Raises ValueError if it is malformed."""
+    """The transactions of a batch's `payload`, as views into it. Raises ValueError if it is malformed."""
     view = memoryview(payload).cast("B")
     cdef Py_ssize_t size = len(view), at = 0, n
     while at < size:
@@ -595,7 +601,7 @@ def iter_records(payload):
         at += n
 
 
-# --- Reading ---------------------------------------------------------------------------------------------------
+# --- Reading ------------------------------------------------------------------------------------------------
 
 cdef class _Segment:
     """What is known of one segment."""
@@ -715,7 +721,7 @@ def _segment_names(dir_fd):
 
 
 class _Torn(NamedTuple):
-    """A tail that never was complete: at `offset` of segment `name`; `headers` are the batches begun there."""
+    """A tail that never was complete, at `offset` of segment `name`; `headers`: the batches begun there."""
 
     name: str
     offset: int
@@ -792,14 +798,15 @@ cdef class _Walk:
                     if not checked:
                         checked = True
                         if first > beyond + 1 and not _new_epoch(first, beyond):
-                            raise LogCorruption(window.path, at, f"missing transactions: the log continues with "
-                                                f"zxid {first:#x}, wanted was what follows {beyond:#x}")
-                    yield RecoveredBatch(first, <uint32_t> (last - first + 1), first >> 32, payload, window.path, at)
+                            raise LogCorruption(
+                                window.path, at, f"missing transactions: the log continues with zxid "
+                                f"{first:#x}, wanted was what follows {beyond:#x}")
+                    yield RecoveredBatch(first, last - first + 1, first >> 32, payload, window.path, at)
                 at += _aligned(LOG_HEADER_BYTES + n)
             if newest:
                 self._judge_tail(window, segment, at, reason)
             elif segment.last_zxid < segment.first_zxid:
-                raise LogCorruption(window.path, at, f"no good batch in a segment that is not the newest: {reason}")
+                raise LogCorruption(window.path, at, f"no good batch in an older segment: {reason}")
             else:
                 self._join(window, at, reason, names[i + 1])
             if segment.last_zxid < segment.first_zxid:
@@ -815,8 +822,7 @@ cdef class _Walk:
 
     cdef _Segment _enter(self, _Window window, str name, bint newest):
         """Check a segment's header. None: a torn creation, which holds nothing."""
-        cdef const uint8_t* h
-        cdef int64_t named = int(name[4:], 16), first, size
+        cdef int64_t named = int(name[4:], 16), first
         cdef uint64_t chain
         if named < 0:
             raise LogCorruption(window.path, 0, "not the name of a zxid")
@@ -827,12 +833,12 @@ cdef class _Walk:
             if newest and not self._holds_batches(window, named):
                 return None
             raise LogCorruption(window.path, 0, "the segment's header is damaged")
-        magic, version, length, store_id, segment_id, first, chain, size, recycled = \
+        magic, version, length, store_id, segment_id, first, chain, _size, _recycled = \
             _SEGMENT_HEADER.unpack_from(head, 8)
         if magic != SEGMENT_MAGIC:
             raise LogCorruption(window.path, 0, "not a segment of a transaction log")
         if version != FORMAT_VERSION or length != SEGMENT_HEADER_BYTES:
-            raise LogCorruption(window.path, 0, f"format version {version}, this program knows {FORMAT_VERSION}")
+            raise LogCorruption(window.path, 0, f"format version {version}, not {FORMAT_VERSION}")
         if self.store_id is None:
             self.store_id = store_id
         if store_id != self.store_id:
@@ -910,10 +916,11 @@ cdef class _Walk:
         head = bytes(next_window.view(0, SEGMENT_HEADER_BYTES))
         if _xxh3(head[8:]) != int.from_bytes(head[:8], "little"):
             return
-        if int.from_bytes(head[48:56], "little") != self.chain \
-                and head[16:32] == self.store_id and int.from_bytes(head[40:48], "little") == int(following[4:], 16):
-            raise LogCorruption(window.path, at, f"{reason}; {following} continues from another batch: one here is "
-                                "damaged, or a segment is missing")
+        if head[16:32] != self.store_id or int.from_bytes(head[40:48], "little") != int(following[4:], 16):
+            return
+        if int.from_bytes(head[48:56], "little") != self.chain:
+            raise LogCorruption(window.path, at, f"{reason}; {following} continues from another batch: one "
+                                "here is damaged, or a segment is missing")
 
     cdef _judge_tail(self, _Window window, _Segment segment, int64_t at, str reason):
         """Is what stands behind the last good batch of the newest segment nothing, torn, or damage?"""
@@ -927,7 +934,7 @@ cdef class _Walk:
             headers.append(start)
             if _plausible(window, start) and \
                     <int64_t> get64(window.look(start, LOG_HEADER_BYTES) + 56) > at:
-                raise LogCorruption(window.path, at, f"{reason}; this was durable, as the batch at {start} proves")
+                raise LogCorruption(window.path, at, f"{reason}; yet the batch at {start} was made durable")
         n = max(0, min(<int64_t> LOG_HEADER_BYTES, window.size - at))
         fresh = not window.look(64, 4)[0]
         remains = bytes(window.view(at, n)) if n else b""
@@ -973,7 +980,7 @@ def scan(directory, bytes store_id=None):
     return report
 
 
-# --- Preparing and recycling segments --------------------------------------------------------------------------
+# --- Preparing and recycling segments -----------------------------------------------------------------------
 
 class _Spare(NamedTuple):
     name: str
@@ -989,13 +996,15 @@ class _Stopping(Exception):
 class _Preparer:
     """Keeps the next segment ready and takes purged ones out of the way, in a thread of its own.
 
-    ``errno`` is not 0 while no segment can be prepared for want of space (tried again every second); ``failed``
-    is set once, for ever, by any other error. Every change rings the log's eventfd.
+    ``errno`` is not 0 while no segment can be prepared for want of space (tried again every second);
+    ``failed`` is set once, for ever, by any other error. Every change rings the log's eventfd.
     """
 
     RETRY_SECONDS = 1.0
 
-    def __init__(self, dir_fd: int, event_fd: int, segment_bytes: int, spares: list[str], quick: bool) -> None:
+    def __init__(
+        self, dir_fd: int, event_fd: int, segment_bytes: int, spares: list[str], quick: bool
+    ) -> None:
         self.dir_fd = os.dup(dir_fd)
         self.event_fd = os.dup(event_fd)
         self.segment_bytes = segment_bytes
@@ -1060,7 +1069,7 @@ class _Preparer:
     def wait(self, seconds: float) -> None:
         """Until a segment is ready or cannot be had, or so many seconds."""
         with self.changed:
-            self.changed.wait_for(lambda: self.ready is not None or self.errno or self.failed is not None, seconds)
+            self.changed.wait_for(lambda: self.ready or self.errno or self.failed, seconds)
 
     def stop(self) -> None:
         with self.changed:
@@ -1167,7 +1176,7 @@ class _Preparer:
         name = f"spare.{os.urandom(8).hex()}"
         if faults.fail_prepare_errno:
             raise OSError(faults.fail_prepare_errno, "injected")
-        fd = os.open("prepare.tmp", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.dir_fd)
+        fd = os.open("prepare.tmp", _CREATE, 0o600, dir_fd=self.dir_fd)
         try:
             try:
                 os.posix_fallocate(fd, 0, size)
@@ -1198,14 +1207,14 @@ class _Preparer:
         return _Spare(name, fd, size, False)
 
 
-# --- The log -----------------------------------------------------------------------------------------------------
+# --- The log ------------------------------------------------------------------------------------------------
 
 cdef class TxnLog:
     """The transaction log in one directory, which must exist and belong to this process alone.
 
-    ``recover()`` (read-only), then ``start()``, then ``submit()`` and ``take_done()``, then ``close()``; all by
-    one thread. `store_id`: 16 random bytes that name the store the log belongs to. `segment_bytes`: size of a
-    segment, at least 64 KiB. Raises ValueError, and OSError if the directory cannot be opened.
+    ``recover()`` (read-only), then ``start()``, then ``submit()`` and ``take_done()``, then ``close()``; all
+    by one thread. `store_id`: 16 random bytes that name the store the log belongs to. `segment_bytes`: size
+    of a segment, at least 64 KiB. Raises ValueError, and OSError if the directory cannot be opened.
     """
 
     def __cinit__(self):
@@ -1270,8 +1279,8 @@ cdef class TxnLog:
     def recover(self, after_zxid):
         """Yield, as RecoveredBatch in order, every batch that reaches beyond `after_zxid`; changes nothing.
 
-        The first may begin at or before `after_zxid`. All batches are verified, also those not yielded. A torn
-        tail ends the iteration in silence; ``start()`` cuts it. Raises LogCorruption for damage, and if
+        The first may begin at or before `after_zxid`. All batches are verified, also those not yielded. A
+        torn tail ends the iteration in silence; ``start()`` cuts it. Raises LogCorruption for damage, and if
         transactions are missing behind `after_zxid` (or it lies beyond the end of a log that is not empty).
         """
         cdef _Walk walk
@@ -1318,8 +1327,9 @@ cdef class TxnLog:
             live = walk.segments[-1]
             fd = os.open(live.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.dir_fd)
             try:
-                # What no batch witnesses as durable may be in memory only, and if an fdatasync failed before the
-                # restart, memory would pass for clean: write it again, so that this fdatasync means something.
+                # What no batch witnesses as durable may be in memory only, and if an fdatasync failed before
+                # the restart, memory would pass for clean: write it again, so that this fdatasync means
+                # something.
                 began = max(walk.durable_to, <int64_t> SEGMENT_DATA)
                 data = os.pread(fd, walk.end - began, began)
                 with memoryview(data) as view:
@@ -1390,7 +1400,7 @@ cdef class TxnLog:
             _ring(self.event_fd)
 
     cdef bint _place(self, Batch batch) except -1:
-        """Give `batch` its place in the log and hand it to the log thread. False: no segment to put it in yet."""
+        """Give `batch` its place in the log, and to the log thread. False: there is no segment for it yet."""
         cdef int64_t need = _aligned(LOG_HEADER_BYTES + batch.length), durable_to
         cdef Rotation* rotation = NULL
         cdef Job* job = &batch.job
@@ -1477,8 +1487,8 @@ cdef class TxnLog:
     cpdef tuple take_done(self):
         """Drain the eventfd; return (durable, refused): two lists of batches, each in order of submission.
 
-        Refused batches were not written for want of space, and nothing of them will ever be read back. The log
-        then ends with the last durable batch, and refuses everything until ``acknowledge_refusal()``.
+        Refused batches were not written for want of space, and nothing of them will ever be read back. The
+        log then ends with the last durable batch, and refuses everything until ``acknowledge_refusal()``.
         Raises LogFailed, for ever, once an error has left the disk's content in doubt.
         """
         cdef uint64_t rings
@@ -1598,8 +1608,8 @@ cdef class TxnLog:
     def purge(self, int64_t covered_zxid, *, int keep_segments=0):
         """Recycle or remove, in the background, segments with no transaction after `covered_zxid`.
 
-        The live segment stays, and of the others the newest `keep_segments` covered ones. Returns the names of
-        those that go.
+        The live segment stays, and of the others the newest `keep_segments` covered ones. Returns the names
+        of those that go.
         """
         cdef _Segment segment
         cdef int64_t limit = min(covered_zxid, self.shared.durable_zxid)
@@ -1668,7 +1678,7 @@ cdef class TxnLog:
             self._set_end(0, 0, 0)
 
     def _shorten(self, _Segment segment, int64_t zxid):
-        """Replace a segment by a copy that ends with `zxid`. Renamed into place, so it is the one or the other."""
+        """Replace a segment by a copy that ends with `zxid`; renamed into place: it is one or the other."""
         cdef _Window window = _Window(self.directory, segment.name, self.dir_fd)
         cdef const uint8_t* h
         cdef int64_t at = SEGMENT_DATA, n, first, count, size, keep
@@ -1698,7 +1708,7 @@ cdef class TxnLog:
         head = bytes(window.view(0, SEGMENT_HEADER_BYTES))
         fields = _SEGMENT_HEADER.unpack_from(head, 8)
         head = _segment_header(fields[3], fields[4], fields[5], fields[6], size, False)
-        fd = os.open("truncate.tmp", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.dir_fd)
+        fd = os.open("truncate.tmp", _CREATE, 0o600, dir_fd=self.dir_fd)
         with os.fdopen(fd, "wb") as copy:
             copy.write(head)
             copy.write(bytes(SEGMENT_DATA - len(head)))
@@ -1763,7 +1773,7 @@ cdef class TxnLog:
 
     @property
     def last_zxid(self):
-        """The last zxid submitted and not refused; 0 in an empty log. After recover() and before start(): found."""
+        """The last zxid submitted and not refused; 0 in an empty log. From recover() to start(): found."""
         cdef _Walk walk
         if self.walk is not None:
             walk = self.walk
@@ -1782,7 +1792,7 @@ cdef class TxnLog:
 
     @property
     def no_space(self):
-        """True while no next segment can be prepared. Batches are taken for as long as the live one has room."""
+        """True while no next segment can be prepared. Batches are taken while the live one has room."""
         return self.preparer is not None and self.preparer.errno != 0
 
     @property

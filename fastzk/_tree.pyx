@@ -851,6 +851,33 @@ cdef class Tree:
         """The paths of the ephemeral znodes of a session."""
         return [self.path_of(slot) for slot in self.ephemerals.get(session, ())]
 
+    def expired(self, slots: list[int], now_ms: int, never_used_ms: int) -> list[int]:
+        """Those of ``slots`` that hold a container or TTL znode whose time is over.
+
+        That is a container that had children and has none, or never had one for ``never_used_ms`` milliseconds
+        (0: such a one stays); and a TTL znode without children that was not written for its ttl. ``now_ms`` is
+        in milliseconds of the epoch. Slots that were freed, or used again for another kind, are left out.
+        """
+        cdef int64_t now = now_ms
+        cdef int64_t unused = never_used_ms
+        cdef int64_t age
+        cdef uint32_t slot
+        cdef Node* node
+        cdef list due = []
+        for slot in slots:
+            if slot < ROOT or slot >= self.next_slot:
+                continue
+            node = self.node(slot)
+            if not node.flags & USED or node.num_children:
+                continue
+            age = now - node.mtime
+            if owner_kind(node.owner) == OWNER_CONTAINER:
+                if node.cversion > 0 or (unused and age > unused):
+                    due.append(slot)
+            elif owner_kind(node.owner) == OWNER_TTL and age > owner_ttl(node.owner) > 0:
+                due.append(slot)
+        return due
+
     def existing(self, path: bytes) -> int:
         """The slot at ``path``. Raises KeyError when there is no znode."""
         cdef uint32_t slot = self.lookup(path, <int32_t>len(path))

@@ -21,17 +21,22 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from fastzk._codec cimport (
-    Span, fz_store32, get_span, out_free, out_room, put_i32, put_span, put_u8,
+    Span, fz_store32, get_span, out_free, out_room, put_i32, put_span, put_u8, reader_init,
 )
 from fastzk._constants cimport (
     ERR_MARSHALLING, ERR_NOT_READ_ONLY, ERR_OK, ERR_RUNTIME_INCONSISTENCY,
-    OP_CHECK, OP_CLOSE_SESSION, OP_CREATE_SESSION, OP_ERROR, OP_MULTI, OP_SYNC,
+    OP_CHECK, OP_CLOSE_SESSION, OP_CREATE_SESSION, OP_DELETE_CONTAINER, OP_ERROR, OP_MULTI, OP_SYNC,
 )
 from fastzk._log cimport LOG_HEADER_BYTES
 from fastzk.server._clients cimport begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
 
 cdef enum:
     ROUND_MAX = 4 << 20          # payload bytes at which a round closes though the log is busy
+
+
+cdef inline int64_t following(int64_t zxid) noexcept nogil:
+    # The next zxid. Number 0 of an epoch is never a transaction's, so that an epoch can be named by it.
+    return zxid + 1 if <uint32_t>(zxid + 1) else zxid + 2
 
 
 cdef class Round:
@@ -86,7 +91,7 @@ cdef class Pipeline:
         self.spare = []
         self.stalled = []
         self.open = Round()
-        self.next_zxid = applier.zxid + 1
+        self.next_zxid = following(applier.zxid)
         clients.zxid = applier.zxid
         self.submit_turn = self.end_of_turn
 
@@ -127,10 +132,10 @@ cdef class Pipeline:
             batch.first_zxid = self.next_zxid
         batch.last_zxid = self.next_zxid
         batch.count += 1
-        self.next_zxid += 1
+        self.next_zxid = following(self.next_zxid)
         self.txns += 1
-        if batch.length >= ROUND_MAX:
-            self.submit()
+        if batch.length >= ROUND_MAX or self.next_zxid >> 32 != batch.first_zxid >> 32:
+            self.submit()                            # a batch is of one epoch
         return 0
 
     cdef int write(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t now_ns) except -1:
@@ -203,6 +208,22 @@ cdef class Pipeline:
     def expire_session(self, session: int) -> None:
         """Propose the end of a session that was not heard of for its timeout."""
         self.close_session(None, session, 0, fz_monotonic_ns())
+
+    def reap(self, path: bytes) -> bool:
+        """Propose the deletion of a container or TTL znode; whether it could be proposed."""
+        cdef bytes request = len(path).to_bytes(4, "big") + path
+        cdef Reader r
+        if self.read_only:
+            return False
+        if self.overlay.find(path, <int32_t>len(path), self.preparer.tree.hash(path, <int32_t>len(path))) != NULL:
+            return False                             # somebody uses it just now
+        self.preparer.begin(0, 0, self.next_zxid, fz_wall_ms(), OP_DELETE_CONTAINER)
+        reader_init(&r, request, len(request))
+        if self.preparer.delete(None, &r, self.next_zxid, &self.preparer.txn, True):
+            return False
+        self.enter(None, KIND_TXN, OP_DELETE_CONTAINER, 0, fz_monotonic_ns())
+        self.log_txn()
+        return True
 
     cdef bint full(self) noexcept:
         return self.pending > self.limit
@@ -400,7 +421,7 @@ cdef class Pipeline:
         rounds.append(self.open)
         self.open = Round()
         self.overlay.clear()
-        self.next_zxid = self.applier.zxid + 1
+        self.next_zxid = following(self.applier.zxid)
         for round in rounds:
             self.abandon(round)
         self.log.acknowledge_refusal()

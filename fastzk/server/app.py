@@ -37,6 +37,7 @@ from fastzk.server._watches import Watches
 from fastzk.server.auth import Authenticator, fix_acl
 from fastzk.server.checkpoint import Checkpointer, CheckpointResult
 from fastzk.server.config import Config
+from fastzk.server.containers import ContainerManager
 from fastzk.server.errors import StartupError
 from fastzk.server.four_letter import COMMANDS, answer
 from fastzk.server.recovery import Recovered, checkpoint_meta, recover
@@ -162,6 +163,15 @@ class Server:
             max_per_host=config.max_client_cnxns,
             max_clients=config.max_cnxns,
         )
+        self._containers = ContainerManager(
+            loop,
+            tree,
+            pipeline,
+            check_interval_ms=config.container_check_interval_ms,
+            max_per_minute=config.container_max_per_minute,
+            max_never_used_ms=config.container_max_never_used_ms,
+            on_failure=self._fail,
+        )
         self._checkpointer = Checkpointer(loop, self._store, tree, on_failure=self._fail)
         self._checkpoint_txns = 0  # pipeline.txns when the last checkpoint began
         self._checkpoint_began = time.monotonic()
@@ -193,6 +203,7 @@ class Server:
             )
         )
         self._expire_sessions()
+        self._containers.start()
         self._keep_house()
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -236,6 +247,7 @@ class Server:
         if self._acceptor is not None:
             self._acceptor.close()
         self._service.stop()
+        self._containers.stop()
         if self._pipeline.pending == 0:
             self._loop.call_soon(self._loop.stop)
             return
@@ -305,8 +317,7 @@ class Server:
         fresh = self._pipeline.txns - self._checkpoint_txns
         if self._checkpointer.running or fresh == 0:
             return False
-        # The first one comes at once: from then on a lost log is noticed.
-        if fresh < self._config.snap_count and self._store.checkpoint_zxid > 0:
+        if fresh < self._config.snap_count:
             return False
         return time.monotonic() - self._checkpoint_began >= self._checkpoint_pause
 

@@ -30,6 +30,7 @@ from fastzk.server.config_keys import (
     whole_number,
 )
 from fastzk.server.errors import StartupError
+from fastzk.server.files import fsync_directory
 from fastzk.server.logs import LEVELS
 
 # The flags that stand for a key. Other overrides come from --set and are called by their key.
@@ -117,6 +118,9 @@ class Config:
     global_outstanding_limit: int = 1000
     four_letter_whitelist: frozenset[str] = frozenset({"srvr"})
     extended_types_enabled: bool = False
+    container_check_interval_ms: int = 60_000
+    container_max_per_minute: int = 10_000
+    container_max_never_used_ms: int = 0
     snap_count: int = 100_000
     pre_alloc_size_kb: int = 65536
     autopurge_snap_retain_count: int = 3
@@ -656,10 +660,6 @@ def create_data_directories(config: Config) -> None:
             if directory.is_dir():
                 continue
             directory.mkdir(mode=0o700)
-            parent = os.open(directory.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(parent)
-            finally:
-                os.close(parent)
+            fsync_directory(directory.parent)
         except OSError as error:
             raise StartupError(f"cannot create the directory {str(directory)!r}: {error.strerror}") from error

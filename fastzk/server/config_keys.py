@@ -332,6 +332,27 @@ KEYS: tuple[Key, ...] = (
         "four-letter words that are answered, with commas between; `*` for all; srvr always is",
     ),
     _property("extendedTypesEnabled", "extended_types_enabled", boolean, "false", "TTL znodes"),
+    _property(
+        "znode.container.checkIntervalMs",
+        "container_check_interval_ms",
+        whole_number(1, unit="milliseconds"),
+        "60000",
+        "milliseconds between two searches for empty containers and outlived TTL znodes",
+    ),
+    _property(
+        "znode.container.maxPerMinute",
+        "container_max_per_minute",
+        whole_number(1),
+        "10000",
+        "containers and TTL znodes deleted in a minute",
+    ),
+    _property(
+        "znode.container.maxNeverUsedIntervalMs",
+        "container_max_never_used_ms",
+        whole_number(0, 2**63 - 1, "milliseconds"),
+        "0",
+        "milliseconds after which a container goes that never had a child; 0: it stays",
+    ),
     # -- log and checkpoints
     _property("snapCount", "snap_count", _any_int, "100000", "transactions between checkpoints; at least 2"),
     _property(
@@ -515,9 +536,6 @@ KEYS: tuple[Key, ...] = (
     _later("fsync.warningthresholdms", "duration of an fsync that is worth a warning"),
     _later("db.autocreate", "false: never start with an empty database"),
     _later("emulate353TTLNodes", "TTL znodes as version 3.5.3 wrote them"),
-    _later("znode.container.checkIntervalMs", "pause between two searches for empty containers"),
-    _later("znode.container.maxPerMinute", "containers deleted in a minute"),
-    _later("znode.container.maxNeverUsedIntervalMs", "age at which an unused container goes"),
     # ---- never
     _never("forceSync", "an acknowledged write is always on disk"),
     _never("digest.enabled", "log, checkpoints and tree always carry their checksums"),

@@ -7,19 +7,24 @@ needs to know: losing acknowledged writes in silence is worse than not serving.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import secrets
+import select
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastzk._log import LogCorruption, TxnLog
+from fastzk._log import Batch, LogCorruption, LogFailed, TxnLog
 from fastzk._tree import Tree, TreeCorruption
+from fastzk.protocol import Error, OpCode
 from fastzk.server._apply import Applier, ApplyError
 from fastzk.server.config import Config, create_data_directories
 from fastzk.server.errors import StartupError
+from fastzk.server.files import fsync_directory
 from fastzk.server.sessions import Sessions
 from fastzk.server.store import (
     META_CHECKPOINT_ZXID,
@@ -40,6 +45,8 @@ STATE_DIRECTORY = "state"
 LOG_DIRECTORY = "log"
 LOCK_FILE = "fastzk.lock"
 _PROGRESS_SECONDS = 5.0
+_TXN_HEADER = struct.Struct(">qiqqi")
+_INT = struct.Struct(">i")
 
 
 @dataclass(slots=True)
@@ -104,7 +111,7 @@ def recover(config: Config) -> Recovered:
     lock = lock_data_directory(config)
     try:
         return _recover(config, lock)
-    except (StoreError, LogCorruption, TreeCorruption, ApplyError) as error:
+    except (StoreError, LogCorruption, LogFailed, TreeCorruption, ApplyError) as error:
         os.close(lock)
         raise StartupError(f"the data cannot be used: {error}") from error
     except OSError as error:
@@ -120,7 +127,9 @@ def _recover(config: Config, lock: int) -> Recovered:
     log_dir = log_path(config)
     store = _open_store(config, log_dir)
     try:
-        log_dir.mkdir(mode=0o700, exist_ok=True)
+        if not log_dir.is_dir():
+            log_dir.mkdir(mode=0o700)
+            fsync_directory(log_dir.parent)
         store_id = store.get_meta(META_STORE_ID)
         secret = store.get_meta(META_SESSION_SECRET)
         if store_id is None or secret is None:
@@ -141,6 +150,8 @@ def _recover(config: Config, lock: int) -> Recovered:
         replayed = _replay(log, applier)
         sessions.renew()
         log.start()
+        if applier.zxid == 0:
+            _begin_history(store, log, tree, applier, sessions)
     except BaseException:
         store.close()
         raise
@@ -205,6 +216,30 @@ def _load_tree(store: Store, sessions: Sessions) -> Tree:
         raise TreeCorruption("the digest of the loaded tree is not the one stored with the checkpoint")
     sessions.load(store.get_meta(META_SESSIONS) or b"")
     return tree
+
+
+def _begin_history(store: Store, log: TxnLog, tree: Tree, applier: Applier, sessions: Sessions) -> None:
+    """Log a first transaction, which changes nothing, and write a first checkpoint behind it.
+
+    From here on a database without a log, and a log without a database, are each known to have lost the other.
+    """
+    header = _TXN_HEADER.pack(0, 0, 1, int(time.time() * 1000), OpCode.ERROR)
+    batch = Batch()
+    batch.append(1, header + _INT.pack(Error.OK))
+    log.submit(batch)
+    done: list[Batch] = []
+    while not done:
+        select.select([log.event_fd], [], [])
+        done, refused = log.take_done()
+        if refused:
+            raise OSError(log.errno or errno.ENOSPC, os.strerror(log.errno or errno.ENOSPC), log.directory)
+    applier.replay_batch(batch.payload())
+    pages: list[tuple[bytes, bytes | None]] = []
+    tree.checkpoint_begin()
+    while taken := tree.checkpoint_take(1 << 20):
+        pages += taken
+    store.write(pages, checkpoint_meta(applier, tree, sessions))
+    tree.checkpoint_end(True)
 
 
 def _replay(log: TxnLog, applier: Applier) -> int:

@@ -35,13 +35,15 @@ import os
 import resource
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 import lmdb
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
+
+from fastzk.server.files import fsync_directory
 
 logger = logging.getLogger(__name__)
 
@@ -121,14 +123,6 @@ def _unseal(path: str, kind: str, key: bytes | memoryview, stored: memoryview) -
     return value
 
 
-def _fsync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
@@ -155,6 +149,7 @@ class StoreReport:
     page_bytes: int = 0
     file_bytes: int = 0
     meta_keys: list[str] = field(default_factory=list)
+    meta: dict[bytes, bytes] = field(default_factory=dict, repr=False)
     structure_checked: bool = False
     problems: list[str] = field(default_factory=list)
 
@@ -229,8 +224,8 @@ class Store:
             try:
                 if fresh:
                     # The names of the new files and of their directory have to survive a power cut as well.
-                    _fsync_directory(path)
-                    _fsync_directory(os.path.dirname(real_path))
+                    fsync_directory(path)
+                    fsync_directory(os.path.dirname(real_path))
                 if not store.initialised and not create:
                     raise StoreMissing(f"{path}: this store was never initialised")
                 store._check_format()
@@ -722,8 +717,12 @@ def _meta_of(
         return {bytes(key): bytes(_unseal(path, "meta", key, stored)) for key, stored in cursor}
 
 
-def verify(path: str, max_problems: int = 20) -> StoreReport:
+def verify(
+    path: str, max_problems: int = 20, visit: Callable[[bytes, memoryview], None] | None = None
+) -> StoreReport:
     """Walk the store in directory `path` read-only and report; for `fastzk-server --verify-data`.
+
+    `visit` is called with each sound page in key order; what it raises is raised.
 
     Takes no lock and writes nothing, so it works on a copy or a read-only medium; a server must not be
     writing to it meanwhile. Never raises for what it finds: that is in `StoreReport.problems`, `max_problems`
@@ -742,7 +741,7 @@ def verify(path: str, max_problems: int = 20) -> StoreReport:
     _verify_structure(path, report)
     if report.ok:
         # With a broken structure LMDB itself might read outside the file, so it gets only what passed.
-        _verify_contents(path, report, max_problems)
+        _verify_contents(path, report, max_problems, visit)
     del report.problems[max_problems:]
     return report
 
@@ -762,7 +761,9 @@ def _verify_structure(path: str, report: StoreReport) -> None:
     report.structure_checked = True
 
 
-def _verify_contents(path: str, report: StoreReport, max_problems: int) -> None:
+def _verify_contents(
+    path: str, report: StoreReport, max_problems: int, visit: Callable[[bytes, memoryview], None] | None
+) -> None:
     """Checksums of all values, format version and zxid."""
     problems = report.problems
     try:
@@ -786,6 +787,9 @@ def _verify_contents(path: str, report: StoreReport, max_problems: int) -> None:
                                 continue
                             if kind == "meta":
                                 meta[bytes(key)] = bytes(value)
+                            elif visit is not None:
+                                visit(bytes(key), value)
+        report.meta = meta
         report.meta_keys = sorted(key.decode("ascii", "backslashreplace") for key in meta)
         for name in (META_FORMAT, META_STORE_ID, META_CHECKPOINT_ZXID):
             if name not in meta:

@@ -316,7 +316,8 @@ class Writer:
             differences = model.differences(found)
         assert not differences, server.explain(
             f"{self.root}: {self.acks} writes were acknowledged; the tree matches none of the states "
-            f"between the last acknowledged and the last sent write ({done} more). Against the acknowledged state:\n"
+            f"between the last acknowledged and the last sent write ({done} more). "
+            f"Against the acknowledged state:\n"
             + "\n".join(first[:20])
         )
         self.pending.clear()
