@@ -1,40 +1,57 @@
 # The two commands of the README are `make run` and `make test`.
 # Everything is built into .venv, from pyproject.toml; nothing outside this folder is touched.
 PYTHON ?= python3
+# Arguments for the server: make run ARGS="--client-port 2182 --set 4lw.commands.whitelist=*"
+ARGS ?=
+# What to test, and pytest's options: make test TESTS="tests/unit -k log"
+TESTS ?= tests
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find fastzk -name '*.pyx' -o -name '*.pxd' ! -name '_constants.pxd') fastzk/protocol.py setup.py pyproject.toml
 
-.PHONY: run build test lint bench clean
+.PHONY: help run build test lint bench clean
 .DELETE_ON_ERROR:
 
+help:
+	@echo 'make run    build, then serve 127.0.0.1:2181 from ./data until Ctrl-C (ARGS="..." for the server)'
+	@echo 'make test   build, then run all tests (TESTS="tests/unit -k log" for some)'
+	@echo 'make lint   ruff, mypy --strict, cython-lint'
+	@echo 'make bench  compare with Apache ZooKeeper; see bench/README.md'
+	@echo 'make clean  remove what was built; ./data stays'
+
+# `exec`: Ctrl-C and signals reach the server itself, and its exit code is that of make's recipe.
 run: $(VENV)/.built
-	exec $(BIN)/fastzk-server
+	@exec $(BIN)/fastzk-server $(ARGS)
 
 build: $(VENV)/.built
 
 $(VENV)/.created:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastzk needs Python 3.11 or newer, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV) || { echo "no usable 'venv' module: on Debian, apt-get install python3-venv python3-dev" >&2; exit 1; }
-	$(BIN)/pip --quiet --disable-pip-version-check install 'setuptools>=69' wheel 'Cython>=3.1'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fastzk needs Python 3.11 or newer, this is " + sys.version)'
+	@echo 'making $(VENV)'
+	@$(PYTHON) -m venv $(VENV) || { echo "no usable 'venv' module: on Debian, apt-get install python3-venv python3-dev" >&2; exit 1; }
+	$(PIP) install 'setuptools>=77' 'Cython>=3.1'
+	@touch $@
 
-$(VENV)/.built: $(VENV)/.created $(SOURCES)
-	$(BIN)/pip --quiet --disable-pip-version-check install --no-build-isolation --editable .
-	touch $@
+# Dependencies and the command. pip would compile everything anew each time, so that is left to the next step.
+$(VENV)/.installed: $(VENV)/.created pyproject.toml setup.py
+	FASTZK_NO_EXTENSIONS=1 $(PIP) install --no-build-isolation --editable .
+	@touch $@
 
-$(VENV)/.test: $(VENV)/.built
-	$(BIN)/pip --quiet --disable-pip-version-check install --no-build-isolation --editable '.[test]'
-	touch $@
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	@echo 'compiling (a minute or two the first time)'
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
 
-$(VENV)/.lint: $(VENV)/.test
-	$(BIN)/pip --quiet --disable-pip-version-check install --no-build-isolation --editable '.[lint]'
-	touch $@
+$(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$*"], sep="\n")' > $@.txt
+	$(PIP) install --requirement $@.txt
+	@touch $@
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist loadgroup tests
+test: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
 
-lint: $(VENV)/.lint
+lint: $(VENV)/.built $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/cython-lint fastzk
@@ -42,6 +59,8 @@ lint: $(VENV)/.lint
 bench: $(VENV)/.built
 	$(BIN)/python bench/compare.py
 
+# ./data stays: it is what `make run` was given to keep.
 clean:
-	rm -rf $(VENV) build fastzk.egg-info data
+	rm -rf $(VENV) build dist fastzk.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find fastzk -name '*.so' -delete -o -name '*.c' -delete -o -name '_constants.pxd' -delete
+	find fastzk tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from fastzk._codec cimport OutBuf
 
@@ -6,6 +6,7 @@ cdef struct AclEntry:
     uint8_t* data          # the vector<ACL> as it travels: count, then perms, scheme, id each
     int32_t n
     int32_t world          # permissions that world:anyone has in it: answers nearly every check
+    uint64_t hash          # of data, the same on every server: part of the tree's digest
     uint32_t refs          # znodes and overlay records that use it
 
 

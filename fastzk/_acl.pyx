@@ -10,6 +10,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from fastzk._codec cimport OutBuf, Reader, Span, get_i32, get_span, reader_init
+from fastzk._paths cimport fz_hash
 
 cdef enum:
     MAX_ACLS = 1 << 26       # distinct lists: keeps the arithmetic in 32 bits, whatever a checkpoint says
@@ -60,6 +61,8 @@ cdef int parse_ip(const uint8_t* p, int32_t n, uint8_t* out) noexcept nogil:
     cdef int used = 0
     cdef uint8_t c
     cdef bint v6 = False
+    cdef bint signed = False
+    cdef bint minus = False
     for i in range(n):
         if p[i] == 58:
             v6 = True
@@ -67,16 +70,20 @@ cdef int parse_ip(const uint8_t* p, int32_t n, uint8_t* out) noexcept nogil:
         for i in range(n + 1):
             c = p[i] if i < n else 46
             if c == 46:
-                if part == 4 or digits == 0 or value > 255:
+                if part == 4 or digits == 0:
                     return 0
                 out[part] = <uint8_t>value
                 part += 1
                 value = digits = 0
-            elif 48 <= c <= 57 and digits < 3:
+                signed = minus = False
+            elif 48 <= c <= 57:
                 value = value * 10 + (c - 48)
                 digits += 1
-            elif c == 43 and digits == 0:
-                continue                        # Java's parser takes a plus sign
+                if value > (0 if minus else 255):
+                    return 0
+            elif (c == 43 or c == 45) and digits == 0 and not signed:
+                signed = True                   # Java's parser takes signs; of the negative numbers -0 is valid
+                minus = c == 45
             else:
                 return 0
         return 4 if part == 4 else 0
@@ -132,6 +139,7 @@ cdef bint ip_matches(Span client, Span pattern) noexcept nogil:
     cdef int32_t i
     cdef int bits = 0
     cdef int size
+    cdef bint minus = False
     while slash < pattern.n and pattern.p[slash] != 47:
         slash += 1
     size = parse_ip(pattern.p, slash, theirs)
@@ -141,6 +149,9 @@ cdef bint ip_matches(Span client, Span pattern) noexcept nogil:
         bits = size * 8
     else:
         i = slash + 1
+        if i < pattern.n and (pattern.p[i] == 43 or pattern.p[i] == 45):
+            minus = pattern.p[i] == 45
+            i += 1
         if i == pattern.n:
             return False                        # "/" without a number is not "/0", which matches everybody
         while i < pattern.n and bits <= 128:
@@ -148,7 +159,7 @@ cdef bint ip_matches(Span client, Span pattern) noexcept nogil:
                 return False
             bits = bits * 10 + (pattern.p[i] - 48)
             i += 1
-    if bits > size * 8:
+    if bits > (0 if minus else size * 8):
         return False
     if memcmp(mine, theirs, bits // 8) != 0:
         return False
@@ -198,6 +209,8 @@ cdef bint acl_permits(AclTable table, uint32_t acl_id, int32_t perm, const OutBu
                     return True
             elif who.n >= 0 and my_id.n == who.n and memcmp(my_id.p, who.p, who.n) == 0:
                 return True
+            elif same(my_id, b"super", 5) and same(scheme, b"sasl", 4):
+                return True                     # SASLAuthenticationProvider.matches
     return False
 
 
@@ -248,6 +261,7 @@ cdef class AclTable:
         memcpy(entry.data, <const uint8_t*>vector, n)
         entry.n = n
         entry.world = world_perms(entry.data, n)
+        entry.hash = fz_hash(entry.data, n, 0)
         entry.refs = 0
         self.ids[vector] = acl_id
         self.changed.add(acl_id)

@@ -1439,8 +1439,9 @@ cdef class TxnLog:
             s.todo = job
         s.tail = job
         s.pushed += 1
-        pthread_cond_signal(&s.work)
         pthread_mutex_unlock(&s.lock)
+        # After the unlock: a thread woken before it would run into the mutex and sleep again.
+        pthread_cond_signal(&s.work)
         return True
 
     cdef int _stamp(self, Batch batch, int64_t durable_to) except -1:

@@ -61,9 +61,10 @@ class Tree:
     def expired(self, slots: list[int], now_ms: int, never_used_ms: int) -> list[int]:
         """Those of ``slots`` that hold a container or TTL znode whose time is over.
 
-        That is a container that had children and has none, or never had one for ``never_used_ms`` milliseconds
-        (0: such a one stays); and a TTL znode without children that was not written for its ttl. ``now_ms`` is
-        in milliseconds of the epoch. Slots that were freed, or used again for another kind, are left out.
+        That is a container that had children and has none, or never had one for ``never_used_ms``
+        milliseconds (0: such a one stays); and a TTL znode without children that was not written for its
+        ttl. ``now_ms`` is in milliseconds of the epoch. Slots that were freed, or used again for another
+        kind, are left out.
         """
 
     def existing(self, path: bytes) -> int:

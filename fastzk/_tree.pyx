@@ -239,7 +239,7 @@ cdef class Tree:
     # -- digest -----------------------------------------------------------------------------------------
 
     cdef uint64_t meta_digest(self, Node* node, uint64_t path_hash) noexcept nogil:
-        cdef int64_t fields[8]
+        cdef int64_t fields[9]
         fields[0] = node.czxid
         fields[1] = node.mzxid
         fields[2] = node.pzxid
@@ -248,6 +248,7 @@ cdef class Tree:
         fields[5] = node.owner
         fields[6] = <int64_t>((<uint64_t>node.version << 32) | <uint32_t>node.cversion)
         fields[7] = <int64_t>((<uint64_t>node.aversion << 32) | <uint32_t>node.data_len)
+        fields[8] = <int64_t>self.acls.entries[node.acl].hash
         return fz_hash(<uint8_t*>fields, sizeof(fields), path_hash)
 
     cdef uint64_t data_digest(self, Node* node, uint64_t path_hash) noexcept nogil:

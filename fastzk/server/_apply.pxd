@@ -2,6 +2,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from fastzk._codec cimport OutBuf, Reader
 from fastzk._tree cimport Tree
+from fastzk.server._quota cimport Quotas
 from fastzk.server._watches cimport Watches
 
 
@@ -12,6 +13,7 @@ cdef class Applier:
     cdef readonly int64_t zxid       # the last one applied
     cdef readonly int64_t session    # of the last transaction
     cdef OutBuf scratch
+    cdef readonly Quotas quotas
 
     cdef int32_t apply(self, const uint8_t* p, size_t n, OutBuf* reply) except? 0
     cdef int one(self, int32_t op, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 from fastzk._tree import Tree
+from fastzk.server._quota import Quotas
 from fastzk.server._watches import Watches
 
 class ApplyError(Exception):
@@ -18,6 +19,8 @@ class Applier:
     def zxid(self) -> int:
         """The last one applied."""
 
+    @property
+    def quotas(self) -> Quotas: ...
     @property
     def session(self) -> int:
         """The session of the last transaction applied."""

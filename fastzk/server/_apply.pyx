@@ -17,6 +17,7 @@ from fastzk._constants cimport (
 )
 from fastzk._paths cimport parent_length
 from fastzk._tree cimport ttl_owner
+from fastzk.server._quota cimport concerns
 
 cdef int64_t CONTAINER_OWNER = <int64_t>0x8000000000000000ULL
 
@@ -31,6 +32,7 @@ cdef class Applier:
     def __cinit__(self, Tree tree, int64_t zxid) -> None:
         self.tree = tree
         self.zxid = zxid
+        self.quotas = Quotas(tree)
 
     def __dealloc__(self) -> None:
         out_free(&self.scratch)
@@ -92,6 +94,8 @@ cdef class Applier:
         if r.bad:
             raise ApplyError(f"transaction 0x{zxid:x} of type {op} is cut short")
         self.zxid = zxid
+        if self.quotas.open:
+            self.quotas.settle(zxid)
         return op
 
     cdef int one(self, int32_t op, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1:
@@ -154,6 +158,8 @@ cdef class Applier:
             raise ApplyError(f"transaction 0x{zxid:x} creates {path.p[:path.n]!r}, which exists or has no parent")
         acl_id = <uint32_t>self.tree.acls.intern(acl, acl_n)
         slot = self.tree.insert(parent, path.p, path.n, data.p, data.n, acl_id, owner, zxid, time, cversion)
+        if concerns(self.quotas, path.p, path.n):
+            self.quotas.created(path.p, path.n, data.p, data.n)
         if self.watches is not None:
             self.watches.created(path.p, path.n, zxid, acl_id, self.tree.node(parent).acl)
         if reply != NULL:
@@ -172,10 +178,13 @@ cdef class Applier:
 
     cdef int remove(self, uint32_t slot, const uint8_t* p, int32_t n, int64_t zxid) except -1:
         cdef uint32_t acl = self.tree.node(slot).acl
+        cdef int32_t data_len = self.tree.node(slot).data_len
         cdef uint32_t parent_acl = self.tree.node(self.tree.node(slot).parent).acl
         self.tree.acls.ref(acl)                     # the events still ask whether the watcher may read it
         try:
             self.tree.remove(slot, p, n, zxid)
+            if concerns(self.quotas, p, n):
+                self.quotas.deleted(p, n, data_len)
             if self.watches is not None:
                 self.watches.deleted(p, n, zxid, acl, parent_acl)
         finally:
@@ -186,11 +195,15 @@ cdef class Applier:
         cdef Span path = get_span(r)
         cdef Span data = get_span(r)
         cdef int32_t version = get_i32(r)
+        cdef int32_t before
         cdef uint32_t slot
         slot = self.tree.lookup(path.p, path.n) if not r.bad and path.n >= 0 else 0
         if slot == 0:
             raise ApplyError(f"transaction 0x{zxid:x} sets a znode that is not there")
+        before = self.tree.node(slot).data_len
         self.tree.assign(slot, path.p, path.n, data.p, data.n, version, zxid, time)
+        if concerns(self.quotas, path.p, path.n):
+            self.quotas.changed(path.p, path.n, data.p, data.n, before)
         if self.watches is not None:
             self.watches.changed(path.p, path.n, zxid, self.tree.node(slot).acl)
         if reply != NULL:

@@ -36,6 +36,7 @@ cdef class Client:
 
     cdef int flush(self) except -1
     cdef int drain(self) except -1
+    cdef int resume(self) except -1
     cdef int opened(self) except -1
     cdef int refused(self) except -1
     cdef int finish(self) except -1

@@ -23,6 +23,10 @@ cdef class Client:
         """The oldest of its requests in the pipeline was answered: go on with what waited behind it."""
         return 0
 
+    cdef int resume(self) except -1:
+        """It was made to wait because the server had too much to do, and there is room again."""
+        return 0
+
     cdef int opened(self) except -1:
         """Its session is durable."""
         return 0
@@ -71,6 +75,7 @@ cdef class Client:
         self.latency_last = self.latency_min = self.latency_max = 0
         self.latency_total = self.latency_count = 0
         self.last_op = self.last_cxid = 0
+        self.last_reply_ns = 0
         self.last_zxid = -1
 
 

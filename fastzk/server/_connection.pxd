@@ -36,6 +36,10 @@ cdef class Service:
     cdef readonly dict hosts               # connections by address
     cdef readonly set newcomers            # connections without a session
     cdef readonly bint stopping
+    cdef public object identify            # (connection, ssl.SSLObject) -> bool: False refuses the connection
+    cdef public object sasl                # (connection, negotiation, token) -> (token, negotiation, error)
+    cdef public frozenset required         # schemes of which a client needs one; None: it needs none
+    cdef public object throttle            # (renewing a session) -> bool: False refuses it; None: no limit
     cdef OutBuf input                      # every connection reads into this
     cdef object input_view
 
@@ -43,6 +47,8 @@ cdef class Service:
 cdef class Connection(Client):
     cdef readonly Service service
     cdef object transport
+    cdef bint unproven                     # it lacks a required scheme: its requests are refused
+    cdef object negotiation                # of SASL; None before its first token
     cdef int fd                            # -1: send through the transport (TLS)
     cdef readonly str host
     cdef readonly int port
@@ -64,6 +70,8 @@ cdef class Connection(Client):
     cdef int frame(self, const uint8_t* p, size_t n) except -1
     cdef int handshake(self, const uint8_t* p, size_t n) except -1
     cdef int add_auth(self, int32_t xid, Reader* r) except -1
+    cdef int sasl(self, int32_t xid, Reader* r) except -1
+    cdef bint prove(self, int32_t xid) except -1
     cdef int block(self, int why) except -1
     cdef int unblock(self, int why) except -1
     cdef int put_session(self, bint valid) except -1

@@ -1,10 +1,12 @@
 import asyncio
+import ssl
 from collections.abc import Callable
 
 from fastzk.server._clients import Client, Clients
 from fastzk.server._pipeline import Pipeline
 from fastzk.server._reads import Reads
 from fastzk.server._watches import Watches
+from fastzk.server.sasl import DigestMd5
 from fastzk.server.sessions import Sessions
 
 class Service:
@@ -50,6 +52,20 @@ class Service:
 
     @property
     def stopping(self) -> bool: ...
+    @property
+    def max_per_host(self) -> int: ...
+    @property
+    def max_clients(self) -> int: ...
+
+    identify: Callable[[Connection, ssl.SSLObject], bool] | None
+    """Gives a TLS client its identities; False refuses the connection. Needed before the first one."""
+    sasl: Callable[[Connection, DigestMd5 | None, bytes], tuple[bytes | None, DigestMd5 | None, int]] | None
+    """A step of a SASL negotiation: (connection, the negotiation, token) -> (answer, negotiation, error)."""
+    throttle: Callable[[bool], bool] | None
+    """Whether a client may open a session (False), or go on with one (True); None: without limit."""
+    required: frozenset[str] | None
+    """Schemes of which a client needs one before its requests are served; None: it needs none."""
+
     def connection(self) -> Connection:
         """A protocol for one accepted connection."""
 

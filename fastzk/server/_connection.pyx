@@ -22,9 +22,9 @@ from fastzk._codec cimport (
     put_u8, reader_init,
 )
 from fastzk._constants cimport (
-    ERR_AUTH_FAILED, ERR_OK, ERR_UNIMPLEMENTED, ERR_RECONFIG_DISABLED,
+    ERR_AUTH_FAILED, ERR_MARSHALLING, ERR_OK, ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED, ERR_RECONFIG_DISABLED,
     OP_AUTH, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
-    OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_RECONFIG, OP_SET_ACL, OP_SET_DATA, OP_SYNC,
+    OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_RECONFIG, OP_SASL, OP_SET_ACL, OP_SET_DATA, OP_SYNC,
 )
 from fastzk.server._clients cimport OUT_LIMIT, begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
 from fastzk.server._reads cimport is_read
@@ -38,6 +38,7 @@ cdef enum:
     INPUT_BYTES = 256 << 10
     FLUSH_BYTES = 256 << 10          # replies are sent when so many gathered, whatever else is to do
     BACKLOG_BYTES = 1 << 20
+    TLS_BUFFER_BYTES = 64 << 10
     KEEP_BYTES = 64 << 10            # a buffer that was larger is given back when it is empty
 
 cdef uint32_t WRITE_MARK = 0xFFFFFFFFu
@@ -68,6 +69,7 @@ cdef class Service:
         self.max_frame = max_frame
         self.max_per_host = max_per_host
         self.max_clients = max_clients
+        pipeline.on_close_refused = sessions.reopen
         self.hosts = {}
         self.newcomers = set()
         out_room(&self.input, INPUT_BYTES)
@@ -129,9 +131,16 @@ cdef class Connection(Client):
             return
         service.newcomers.add(self)
         self.add_identity("ip", self.host)
-        transport.set_write_buffer_limits(high=0)
+        self.unproven = service.required is not None
         if transport.get_extra_info("sslcontext") is None:
+            transport.set_write_buffer_limits(high=0)
             self.fd = transport.get_extra_info("socket").fileno()
+        else:
+            # Not 0: the transport pauses at the limit, and bytes of TLS itself may be in its buffer now.
+            transport.set_write_buffer_limits(high=TLS_BUFFER_BYTES, low=0)
+            if not service.identify(self, transport.get_extra_info("ssl_object")):
+                self.abort()
+                return
         if service.stopping:
             self.abort()
 
@@ -183,6 +192,8 @@ cdef class Connection(Client):
         try:
             self.blocked &= ~BLOCK_UNREAD
             self.flush()
+            if self.pending == 0:
+                self.drain()                         # reads that waited behind a write, and then for this
             if not self.blocked & BLOCK_UNREAD:
                 self.unblock(0)
             self.service.clients.flush()
@@ -219,19 +230,25 @@ cdef class Connection(Client):
 
     cdef size_t consume(self, const uint8_t* p, size_t n) except? 0xFFFFFFFFFFFFFFFF:
         # Use the whole frames in p[:n]; how many bytes that were.
+        cdef Pipeline pipeline = self.service.pipeline
         cdef size_t at = 0
         cdef int64_t length
         while n - at >= 4 and not self.blocked and self.state < STATE_CLOSING:
             length = <int32_t>fz_load32(p + at)
             if self.state == STATE_NEW and length > self.service.max_frame:
-                answer = self.service.four_letter((p + at)[:4])
+                self.received += 1                   # before it is answered: `cons` shows the asking one, too
+                answer = self.service.four_letter((p + at)[:n - at if n - at < 12 else 12])
                 if answer is not None:
                     self.service.newcomers.discard(self)
                     put_bytes(&self.out, <const uint8_t*><bytes>answer, len(answer))
                     self.finish()
                     return n
+                self.received -= 1
             if length < 8 or length > self.service.max_frame:
                 self.reject(f"a frame of {length} bytes, jute.maxbuffer is {self.service.max_frame}")
+                return n
+            if length > pipeline.large_threshold and pipeline.large_bytes + length > pipeline.large_max:
+                self.reject(f"a request of {length} bytes above the {pipeline.large_bytes} bytes of large requests in progress")
                 return n
             if n - at - 4 < <size_t>length:
                 break
@@ -255,6 +272,8 @@ cdef class Connection(Client):
         cdef bint waiting = self.pending > 0
         self.received += 1
         service.clients.received += 1
+        if self.unproven and op != OP_AUTH and op != OP_SASL and not self.prove(xid):
+            return 0
         if is_read(op):
             if waiting:
                 return self.defer(p, <uint32_t>n)
@@ -265,6 +284,8 @@ cdef class Connection(Client):
         reader_init(&r, p + 8, n - 8)
         if op == OP_AUTH:
             return self.add_auth(xid, &r)
+        if op == OP_SASL:
+            return self.sasl(xid, &r)
         now = self.heard_ns
         if is_write(op):
             pipeline.write(self, op, &r, xid, now)
@@ -273,10 +294,13 @@ cdef class Connection(Client):
         elif op == OP_CLOSE_SESSION:
             self.closing_session = True
             service.sessions.closing(self.session_id)
-            pipeline.close_session(self, self.session_id, xid, now)
             self.block(BLOCK_CONNECT)                # nothing comes after it
+            pipeline.close_session(self, self.session_id, xid, now)
         elif op == OP_RECONFIG:
-            pipeline.refuse(self, op, xid, ERR_RECONFIG_DISABLED, now)
+            for _ in range(3):                       # joining, leaving and new members
+                get_span(&r)
+            get_i64(&r)
+            pipeline.refuse(self, op, xid, ERR_MARSHALLING if r.bad else ERR_RECONFIG_DISABLED, now)
         else:
             logger.info("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id,
                         f"unknown request type {op}")
@@ -291,6 +315,10 @@ cdef class Connection(Client):
 
     cdef int defer(self, const uint8_t* p, uint32_t n) except -1:
         # A read waits for this session's writes; a mark stands for a write among them.
+        if self.backlog_at > KEEP_BYTES and self.backlog_at > self.backlog.n / 2:
+            self.backlog.n -= self.backlog_at        # a client may never let it run empty
+            memmove(self.backlog.p, self.backlog.p + self.backlog_at, self.backlog.n)
+            self.backlog_at = 0
         cdef uint8_t* at = out_room(&self.backlog, 4 + (0 if n == WRITE_MARK else n))
         memcpy(at, &n, 4)
         self.backlog.n += 4
@@ -302,7 +330,9 @@ cdef class Connection(Client):
         return 0
 
     cdef int drain(self) except -1:
-        # The oldest of its writes is answered (or there is room again): what waited for that goes on.
+        # The oldest of its writes is answered: what waited for that goes on. Called once for each, since it uses
+        # up a mark. Reads behind the last one wait, besides, for the client to read; those before another write
+        # cannot, for its reply comes next.
         cdef Service service = self.service
         cdef uint32_t n
         cdef Reader r
@@ -313,6 +343,8 @@ cdef class Connection(Client):
             if self.out.n > FLUSH_BYTES:
                 self.flush()
                 if self.closed:
+                    return 0
+                if self.blocked & BLOCK_UNREAD and self.pending == 0:
                     return 0
             p = self.backlog.p + self.backlog_at
             memcpy(&n, p, 4)
@@ -332,10 +364,12 @@ cdef class Connection(Client):
             self.backlog.n = self.backlog_at = 0
             if self.backlog.cap > KEEP_BYTES:
                 out_free(&self.backlog)
-        if self.blocked & (BLOCK_FULL | BLOCK_BACKLOG) and not service.pipeline.full():
-            if self.backlog.n - self.backlog_at <= BACKLOG_BYTES:
-                self.unblock(BLOCK_FULL | BLOCK_BACKLOG)
+        if self.blocked & BLOCK_BACKLOG and self.backlog.n - self.backlog_at <= BACKLOG_BYTES:
+            self.unblock(BLOCK_BACKLOG)
         return 0
+
+    cdef int resume(self) except -1:
+        return self.unblock(BLOCK_FULL)
 
     # -- flow control ---------------------------------------------------------------------------------------
 
@@ -431,6 +465,9 @@ cdef class Connection(Client):
         password = get_span(&r)
         if r.bad:
             return self.reject("a malformed connect request")
+        if service.throttle is not None and not service.throttle(session != 0):
+            self.abort()
+            return 0
         self.has_read_only = r.p < r.end
         service.newcomers.discard(self)
         self.received += 1
@@ -496,6 +533,39 @@ cdef class Connection(Client):
         if not ok:
             return self.finish()
         return self.service.clients.mark(self)
+
+    cdef int sasl(self, int32_t xid, Reader* r) except -1:
+        # GetSASLRequest: a token. Answered at once like auth; a token of None is an answer, too.
+        cdef Span token
+        cdef bytes answer
+        cdef int32_t err
+        cdef size_t start
+        token = get_span(r)
+        if r.bad or token.n < 0:
+            return self.reject("a malformed SASL request")
+        answer, self.negotiation, err = self.service.sasl(
+            self, self.negotiation, token.p[:token.n] if token.n > 0 else b"")
+        start = begin_reply(self, xid, 0, err)
+        put_span(&self.out, <const uint8_t*>answer if answer is not None else NULL,
+                 <int32_t>len(answer) if answer is not None else -1)
+        end_reply(self, start)
+        if err != ERR_OK:
+            return self.finish()
+        return self.service.clients.mark(self)
+
+    cdef bint prove(self, int32_t xid) except -1:
+        # Whether the client has one of the required schemes; if not it is told so, and closed.
+        cdef frozenset required = self.service.required
+        schemes = [scheme for scheme, _ in self.identities()]
+        if not required.isdisjoint(schemes):
+            self.unproven = False
+            return True
+        reason = f"it has authenticated by {', '.join(schemes)} only, needed is {' or '.join(sorted(required))}"
+        logger.warning(
+            "connection closed address=%s session=0x%x reason=%s", self.host, self.session_id, reason)
+        put_reply(self, xid, 0, ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH)
+        self.finish()
+        return False
 
     # -- what four-letter words show ----------------------------------------------------------------------------
 

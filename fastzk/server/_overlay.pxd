@@ -15,6 +15,7 @@ cdef struct Change:              # a znode as it will be once everything propose
     int32_t cversion             # creates, as the tree counts them
     int32_t aversion
     int32_t children
+    int32_t data_len             # of the data, 0 for none
     uint32_t acl                 # holds a reference in the ACL table
 
 cdef struct Touch:

@@ -76,6 +76,7 @@ cdef class Overlay:
         room.cversion = node.cversion
         room.aversion = node.aversion
         room.children = <int32_t>node.num_children
+        room.data_len = node.data_len if node.data_len > 0 else 0
         room.acl = node.acl
         return room
 
@@ -147,6 +148,7 @@ cdef class Overlay:
             change.cversion = now.cversion
             change.aversion = now.aversion
             change.children = now.children
+            change.data_len = now.data_len
             change.acl = now.acl
             self.tree.acls.ref(change.acl)
             index_put(&self.index, h, number)

@@ -26,6 +26,7 @@ cdef struct Entry:           # a request that waits for its turn
     int32_t multi_failed
     uint8_t* text            # owned
     int32_t text_n
+    int64_t large            # bytes of the request, if that is a large one
 
 
 cdef class Round:
@@ -50,13 +51,14 @@ cdef class Pipeline:
     cdef Round open
     cdef object in_flight            # deque of Rounds given to the log
     cdef list spare                  # Rounds to use again
-    cdef list stalled                # clients that wait for room
+    cdef object stalled              # deque of clients that wait for room
     cdef bint scheduled
     cdef object submit_turn
     cdef int64_t next_zxid
     cdef readonly int64_t pending    # requests between arrival and answer
     cdef readonly int64_t limit      # globalOutstandingLimit
     cdef readonly bint read_only
+    cdef public object on_close_refused    # (session ids): these were to end, and that could not be recorded
     cdef readonly int64_t txns       # since the start
     cdef readonly object idle        # called when nothing is pending, while shutting down
 
@@ -66,6 +68,7 @@ cdef class Pipeline:
     cdef int create_session(self, Client client, int64_t session, int32_t timeout) except -1
     cdef bint full(self) noexcept
     cdef int stall(self, Client client) except -1
+    cdef int resume(self) except -1
 
     cdef Entry* enter(self, Client client, int32_t kind, int32_t op, int32_t xid, int64_t now_ns) except NULL
     cdef int log_txn(self) except -1
@@ -76,4 +79,7 @@ cdef class Pipeline:
     cdef int abandon(self, Round round) except -1
     cdef int reply_txn(self, Client client, Entry* entry, const uint8_t* txn, uint32_t n, int64_t now_ns) except -1
     cdef Round fresh_round(self)
+    cdef public int64_t large_threshold      # bytes above which a request is a large one,
+    cdef public int64_t large_max            # and how many of such may be
+    cdef readonly int64_t large_bytes        # in progress
     cdef OutBuf body

@@ -17,6 +17,11 @@ class Pipeline:
 
     #: Called, while set, whenever the last pending request was answered.
     idle_callback: Callable[[], object] | None
+    #: Told of sessions that were to end, when that could not be recorded.
+    on_close_refused: Callable[[list[int]], object]
+    #: Bytes above which a request counts as large, and how many bytes of such may be in progress.
+    large_threshold: int
+    large_max: int
     def __init__(
         self,
         loop: AbstractEventLoop,
@@ -42,6 +47,10 @@ class Pipeline:
 
     @property
     def limit(self) -> int: ...
+    @property
+    def large_bytes(self) -> int:
+        """Bytes of large requests between arrival and answer."""
+
     @property
     def read_only(self) -> bool:
         """Whether writes are refused for want of space on the disk."""

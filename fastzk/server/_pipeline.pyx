@@ -14,14 +14,16 @@ finished in the order in which they were submitted; nothing is applied before it
 ``pending`` counts its entries, and what it asked behind them waits until they are answered.
 """
 
+import re
 from collections import deque
 
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from fastzk._codec cimport (
-    Span, fz_store32, get_span, out_free, out_room, put_i32, put_span, put_u8, reader_init,
+    Span, fz_load64, get_span, out_free, out_room, put_i32, put_span, put_u8, reader_init,
 )
 from fastzk._constants cimport (
     ERR_MARSHALLING, ERR_NOT_READ_ONLY, ERR_OK, ERR_RUNTIME_INCONSISTENCY,
@@ -29,6 +31,8 @@ from fastzk._constants cimport (
 )
 from fastzk._log cimport LOG_HEADER_BYTES
 from fastzk.server._clients cimport begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
+
+SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 
 cdef enum:
     ROUND_MAX = 4 << 20          # payload bytes at which a round closes though the log is busy
@@ -83,14 +87,16 @@ cdef class Pipeline:
         self.clients = clients
         self.overlay = overlay
         self.preparer = preparer
+        preparer.quotas = applier.quotas
         self.applier = applier
         self.log = log
         self.limit = limit
         self.on_failure = on_failure
         self.in_flight = deque()
         self.spare = []
-        self.stalled = []
+        self.stalled = deque()
         self.open = Round()
+        self.large_threshold = INT64_MAX
         self.next_zxid = following(applier.zxid)
         clients.zxid = applier.zxid
         self.submit_turn = self.end_of_turn
@@ -141,6 +147,7 @@ cdef class Pipeline:
     cdef int write(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t now_ns) except -1:
         # A client's request to change something.
         cdef int32_t err
+        cdef int64_t length = r.end - r.p + 8
         cdef Entry* entry
         if self.read_only:
             return self.refuse(client, op, xid, ERR_NOT_READ_ONLY, now_ns)
@@ -155,7 +162,10 @@ cdef class Pipeline:
             return 0
         if op == OP_CHECK:
             return self.refuse(client, op, xid, ERR_OK, now_ns)      # nothing to log: a header says it held
-        self.enter(client, KIND_TXN, op, xid, now_ns)
+        entry = self.enter(client, KIND_TXN, op, xid, now_ns)
+        if length > self.large_threshold:
+            entry.large = length
+            self.large_bytes += length
         return self.log_txn()
 
     cdef int refuse(self, Client client, int32_t op, int32_t xid, int32_t err, int64_t now_ns) except -1:
@@ -166,6 +176,8 @@ cdef class Pipeline:
             put_reply(client, xid, self.clients.zxid, err)
             self.clients.account(client, op, xid, self.clients.zxid, now_ns, fz_monotonic_ns())
             self.clients.mark(client)
+            if op == OP_CLOSE_SESSION:
+                client.finish()
             return 0
         entry = self.enter(client, KIND_ERROR, op, xid, now_ns)
         entry.err = err
@@ -175,9 +187,18 @@ cdef class Pipeline:
         cdef Span path = get_span(r)
         cdef Entry* entry
         cdef bytes text
-        if r.bad or path.n < 0:
+        if r.bad:
             return self.refuse(client, OP_SYNC, xid, ERR_MARSHALLING, now_ns)
-        text = path.p[:path.n].decode("utf-8", "replace").encode()
+        if path.n < 0:
+            entry = self.enter(client, KIND_SYNC, OP_SYNC, xid, now_ns)
+            entry.text_n = -1
+            return 0
+        text = path.p[:path.n]
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            # Java makes one U+FFFD of an encoded surrogate, Python three; of anything else both make the same.
+            text = SURROGATE.sub(b"\xef\xbf\xbd", text).decode("utf-8", "replace").encode()
         entry = self.enter(client, KIND_SYNC, OP_SYNC, xid, now_ns)
         entry.text = <uint8_t*>malloc(len(text) + 1)
         if entry.text == NULL:
@@ -189,6 +210,7 @@ cdef class Pipeline:
     cdef int close_session(self, Client client, int64_t session, int32_t xid, int64_t now_ns) except -1:
         # By its client, or with `client` None because it expired.
         if self.read_only:
+            self.on_close_refused([session])
             if client is not None:
                 self.refuse(client, OP_CLOSE_SESSION, xid, ERR_NOT_READ_ONLY, now_ns)
             return 0
@@ -229,7 +251,7 @@ cdef class Pipeline:
         return self.pending > self.limit
 
     cdef int stall(self, Client client) except -1:
-        # `client.drain()` is called when there is room again.
+        # `client.resume()` is called, once, when there is room again.
         self.stalled.append(client)
         return 0
 
@@ -241,6 +263,9 @@ cdef class Pipeline:
         try:
             if not self.in_flight:
                 self.submit()
+            if self.stalled:
+                self.resume()
+                self.clients.flush()
         except Exception as error:
             self.on_failure(error)
 
@@ -265,6 +290,8 @@ cdef class Pipeline:
         cdef Round round
         try:
             done, refused = self.log.take_done()
+            if refused:
+                self.read_only = True                # what is asked while `done` is answered is refused, too
             for batch in done:
                 round = self.in_flight.popleft()
                 assert round.batch is batch, "the log finished a batch out of order"
@@ -275,20 +302,19 @@ cdef class Pipeline:
                 self.no_space()
             if not self.in_flight:
                 self.submit()
+            self.resume()
             self.clients.flush()
-            if self.stalled and not self.full():
-                self.resume()
         except Exception as error:
             self.on_failure(error)
 
-    def resume(self) -> None:
-        """There is room again: clients that were made to wait go on."""
+    cdef int resume(self) except -1:
+        # As long as there is room, clients that were made to wait go on, in the order in which they came: one that
+        # asks for much more stands at the end again.
         cdef Client client
-        stalled = self.stalled
-        self.stalled = []
-        for client in stalled:
-            client.drain()
-        self.clients.flush()
+        while self.stalled and self.pending <= self.limit:
+            client = self.stalled.popleft()
+            client.resume()
+        return 0
 
     # -- out ----------------------------------------------------------------------------------------------
 
@@ -310,6 +336,7 @@ cdef class Pipeline:
                 entry.client = NULL
                 client.pending -= 1
             self.pending -= 1
+            self.large_bytes -= entry.large
             if entry.kind == KIND_TXN:
                 memcpy(&length, at, 4)
                 if client is None or client.closed or entry.op == OP_CREATE_SESSION:
@@ -327,7 +354,8 @@ cdef class Pipeline:
             if entry.text != NULL:
                 free(entry.text)
                 entry.text = NULL
-            if client is not None and not client.closed:
+            # What came with its connect request was taken up when its session opened, and waits for its own writes.
+            if client is not None and not client.closed and entry.op != OP_CREATE_SESSION:
                 client.drain()
         round.clear()
         if len(self.spare) < 4:
@@ -381,6 +409,8 @@ cdef class Pipeline:
             end_reply(client, start)
         self.clients.account(client, entry.op, entry.xid, self.clients.zxid, entry.began_ns, now_ns)
         self.clients.mark(client)
+        if entry.op == OP_CLOSE_SESSION:
+            client.finish()
         return 0
 
     # -- a full disk ----------------------------------------------------------------------------------------
@@ -388,11 +418,19 @@ cdef class Pipeline:
     cdef int abandon(self, Round round) except -1:
         # Nothing of this round happened: everybody in it is told so.
         cdef uint32_t i
+        cdef uint32_t length
         cdef Entry* entry
         cdef Client client
+        cdef const uint8_t* at = round.batch.buf + LOG_HEADER_BYTES if round.batch.count else NULL
         for i in range(round.size):
             entry = &round.entries[i]
             self.pending -= 1
+            if entry.kind == KIND_TXN:
+                memcpy(&length, at, 4)
+                if entry.op == OP_CLOSE_SESSION:     # the transaction begins with the session's id
+                    self.on_close_refused([<int64_t>fz_load64(at + 4)])
+                at += 4 + length
+            self.large_bytes -= entry.large
             free(entry.text)
             entry.text = NULL
             if entry.client == NULL:
@@ -407,8 +445,13 @@ cdef class Pipeline:
                 client.refused()
             else:
                 put_reply(client, entry.xid, self.clients.zxid, ERR_NOT_READ_ONLY)
+                self.clients.account(
+                    client, entry.op, entry.xid, self.clients.zxid, entry.began_ns, fz_monotonic_ns())
                 self.clients.mark(client)
-                client.drain()
+                if entry.op == OP_CLOSE_SESSION:
+                    client.finish()
+                else:
+                    client.drain()
         round.clear()
         return 0
 

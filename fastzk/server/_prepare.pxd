@@ -4,6 +4,7 @@ from fastzk._codec cimport OutBuf, Reader, Span
 from fastzk._tree cimport Tree
 from fastzk.server._clients cimport Client
 from fastzk.server._overlay cimport Overlay
+from fastzk.server._quota cimport Quotas
 
 
 cdef class Preparer:
@@ -30,6 +31,7 @@ cdef class Preparer:
     cdef int32_t acl_span(self, Reader* r, Span* vector) except? 1
     cdef int32_t accept_acl(self, Client client, Span asked, Span* accepted) except? 1
     cdef bytes kept_acl
+    cdef Quotas quotas               # the applier's; set by the pipeline
     cdef int close_session(self, int64_t session, int64_t zxid, int64_t now, int32_t xid) except -1
     cdef int create_session(self, int64_t session, int32_t timeout, int64_t zxid, int64_t now) except -1
-    cdef int gone(self, const uint8_t* p, int32_t n, int64_t zxid) except -1
+    cdef int gone(self, const uint8_t* p, int32_t n, int64_t session, int64_t zxid) except -1

@@ -19,12 +19,13 @@ from fastzk._constants cimport (
     MODE_CONTAINER, MODE_EPHEMERAL, MODE_EPHEMERAL_SEQUENTIAL, MODE_PERSISTENT_SEQUENTIAL,
     MODE_PERSISTENT_SEQUENTIAL_WITH_TTL, MODE_PERSISTENT_WITH_TTL,
     OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
-    OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_SET_ACL, OP_SET_DATA,
+    OP_DELETE, OP_DELETE_CONTAINER, OP_ERROR, OP_MULTI, OP_SET_ACL, OP_SET_DATA,
     PERM_ADMIN, PERM_CREATE, PERM_DELETE, PERM_READ, PERM_WRITE,
 )
 from fastzk._paths cimport parent_length, valid_path
 from fastzk._tree cimport OWNER_EPHEMERAL, OWNER_PERSISTENT, ROOT, owner_kind, ttl_owner
 from fastzk.server._overlay cimport Change
+from fastzk.server._quota cimport QUOTA_ROOT_BYTES, is_below_quota
 
 cdef int64_t CONTAINER_OWNER = <int64_t>0x8000000000000000ULL
 cdef int64_t MAX_TTL = 0xFFFFFFFFFFLL
@@ -50,6 +51,11 @@ cdef inline bint is_special(const uint8_t* p, int32_t n) noexcept nogil:
     return n == 10 or (n == 16 and memcmp(p + 10, b"/quota", 6) == 0) or (n == 17 and memcmp(p + 10, b"/config", 7) == 0)
 
 
+cdef inline bint is_limits(const uint8_t* p, int32_t n, int32_t above, int32_t parent) noexcept nogil:
+    # Whether p[:n] is called zookeeper_limits, below a parent whose path has `parent` bytes.
+    return above == parent and n == parent + 17 and memcmp(p + parent, b"/zookeeper_limits", 17) == 0
+
+
 cdef class Preparer:
     """Turns write requests into transactions."""
 
@@ -64,6 +70,8 @@ cdef class Preparer:
 
     cdef int begin(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, int32_t op) except -1:
         # TxnHeader: clientId, cxid, zxid, time, type.
+        if self.quotas.open:
+            self.quotas.rewind(zxid)           # of a request that was refused in the end
         self.txn.n = 0
         put_i64(&self.txn, session)
         put_i32(&self.txn, xid)
@@ -177,7 +185,7 @@ cdef class Preparer:
         flags = get_i32(r)
         if op == OP_CREATE_TTL:
             ttl = get_i64(r)
-        if r.bad or path.n < 0:
+        if r.bad:
             return ERR_MARSHALLING
         if flags < 0 or flags > MODE_PERSISTENT_SEQUENTIAL_WITH_TTL:
             return ERR_BAD_ARGUMENTS
@@ -192,6 +200,8 @@ cdef class Preparer:
         sequential = flags == MODE_PERSISTENT_SEQUENTIAL or flags == MODE_EPHEMERAL_SEQUENTIAL or (
             flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL)
         ephemeral = (flags == MODE_EPHEMERAL or flags == MODE_EPHEMERAL_SEQUENTIAL) and op != OP_CREATE_CONTAINER
+        if path.n < 0:
+            return ERR_MARSHALLING
         above = parent_length(path.p, path.n)
         if above < 0 or has_nul(path.p, path.n):
             return ERR_BAD_ARGUMENTS
@@ -226,6 +236,12 @@ cdef class Preparer:
             return ERR_NODE_EXISTS
         if owner_kind(room.owner) == OWNER_EPHEMERAL:
             return ERR_NO_CHILDREN_FOR_EPHEMERALS
+        if is_below_quota(path.p, path.n) and is_limits(path.p, path.n, above, QUOTA_ROOT_BYTES):
+            return ERR_BAD_ARGUMENTS          # a quota on the root: the real server dies of it
+        if self.quotas.active:
+            err = self.quotas.ask(path.p, path.n, 1, data.n if data.n > 0 else 0, zxid)
+            if err:
+                return err
         # Accepted. From here on nothing is refused.
         memset(&fresh, 0, sizeof(fresh))
         fresh.exists = True
@@ -250,6 +266,7 @@ cdef class Preparer:
         parent.exists = True
         parent.owner = fresh.owner
         parent.version = parent.cversion = parent.aversion = parent.children = 0
+        parent.data_len = data.n if data.n > 0 else 0
         put_span(out, data.p, data.n)
         put_bytes(out, acl.p, acl.n)
         if op == OP_CREATE_CONTAINER:
@@ -272,10 +289,12 @@ cdef class Preparer:
         cdef Change parent_room
         cdef Change* node
         cdef Change* parent
+        if reap and client is not None:
+            return ERR_BAD_ARGUMENTS          # whatever it asks for: reaping is the server's own work
         if r.bad or path.n < 0:
             return ERR_MARSHALLING
         above = parent_length(path.p, path.n)
-        if above < 0 or has_nul(path.p, path.n) or is_special(path.p, path.n) or (reap and client is not None):
+        if above < 0 or has_nul(path.p, path.n) or is_special(path.p, path.n):
             return ERR_BAD_ARGUMENTS
         parent_h = self.tree.hash(path.p, above)
         parent = self.overlay.view(path.p, above, parent_h, &parent_room)
@@ -294,7 +313,11 @@ cdef class Preparer:
             return ERR_NOT_EMPTY
         if reap and owner_kind(node.owner) in (OWNER_PERSISTENT, OWNER_EPHEMERAL):
             return ERR_BAD_VERSION
+        if is_limits(path.p, path.n, above, 10) and memcmp(path.p, b"/zookeeper", 10) == 0:
+            return ERR_BAD_ARGUMENTS          # the real server dies of it
         room = node[0]
+        if self.quotas.active:
+            self.quotas.propose(path.p, path.n, -1, -room.data_len, zxid)
         parent = self.overlay.touch(path.p, above, parent_h, &parent_room, zxid)
         parent.children -= 1
         node = self.overlay.touch(path.p, path.n, h, &room, zxid)
@@ -306,28 +329,33 @@ cdef class Preparer:
         cdef Span path = get_span(r)
         cdef Span data = get_span(r)
         cdef int32_t expected = get_i32(r)
-        cdef int32_t version
+        cdef int32_t version, err
         cdef int32_t n
         cdef uint64_t h
         cdef Change room
         cdef Change* node
-        if r.bad or path.n < 0:
+        if r.bad:
             return ERR_MARSHALLING
+        if path.n <= 0:
+            return ERR_BAD_ARGUMENTS
         n = 0 if path.n == 1 and path.p[0] == 47 else path.n
         h = self.tree.hash(path.p, n)
         node = self.overlay.view(path.p, n, h, &room)
-        if path.n == 0:
-            return ERR_BAD_ARGUMENTS
         if node == NULL:
             return ERR_NO_NODE if valid_path(path.p, path.n) else ERR_BAD_ARGUMENTS
         if not acl_permits(self.tree.acls, node.acl, PERM_WRITE, &client.auth):
             return ERR_NO_AUTH
+        if self.quotas.active:
+            err = self.quotas.ask(path.p, n, 0, (data.n if data.n > 0 else 0) - <int64_t>node.data_len, zxid)
+            if err:
+                return err
         if expected != -1 and expected != node.version:
             return ERR_BAD_VERSION
         room = node[0]
         version = next_version(room.version)
         node = self.overlay.touch(path.p, n, h, &room, zxid)
         node.version = version
+        node.data_len = data.n if data.n > 0 else 0
         put_span(out, path.p, path.n)
         put_span(out, data.p, data.n)
         put_i32(out, version)
@@ -345,7 +373,7 @@ cdef class Preparer:
         cdef uint32_t fresh
         cdef Change room
         cdef Change* node
-        if err or r.bad or path.n < 0:
+        if err or r.bad:
             return ERR_MARSHALLING
         if not valid_path(path.p, path.n):
             return ERR_BAD_ARGUMENTS
@@ -379,7 +407,7 @@ cdef class Preparer:
         cdef int32_t n
         cdef Change room
         cdef Change* node
-        if r.bad or path.n < 0:
+        if r.bad:
             return ERR_MARSHALLING
         if not valid_path(path.p, path.n):
             return ERR_BAD_ARGUMENTS
@@ -398,7 +426,7 @@ cdef class Preparer:
     cdef int32_t multi(self, Client client, Reader* r, int64_t zxid) except? 1:
         # Parsed whole before anything is validated, as ZooKeeper does: a malformed operation refuses all.
         cdef Reader ahead = r[0]
-        cdef int32_t op, asked, flags, txn_type
+        cdef int32_t op, asked, txn_type
         cdef int32_t err = ERR_OK
         cdef int32_t count = 0
         cdef int32_t done_ops = 0
@@ -419,11 +447,9 @@ cdef class Preparer:
                 get_span(&ahead)
                 if self.acl_span(&ahead, &ignored):
                     return ERR_MARSHALLING
-                flags = get_i32(&ahead)
+                get_i32(&ahead)
                 if op == OP_CREATE_TTL:
                     get_i64(&ahead)
-                elif flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL:
-                    return ERR_MARSHALLING
             elif op == OP_DELETE or op == OP_CHECK:
                 get_i32(&ahead)
             elif op == OP_SET_DATA:
@@ -439,10 +465,16 @@ cdef class Preparer:
         while done_ops < count:
             asked = get_i32(r)
             op = multi_create_type(asked, r)
+            if op == OP_ERROR:
+                self.overlay.rollback()
+                return ERR_MARSHALLING
             get_bool(r)
             get_i32(r)
             self.sub.n = 0
             err = self.one(client, op, r, zxid, &self.sub, &txn_type)
+            if err == ERR_MARSHALLING:
+                self.overlay.rollback()
+                return err
             if err:
                 break
             if asked == OP_CREATE_TTL and op != OP_CREATE_TTL:
@@ -483,10 +515,10 @@ cdef class Preparer:
                 if change.zxid and change.exists and change.owner == session:
                     doomed.append((<const uint8_t*>change.path)[:change.n])
         for path in doomed:
-            self.gone(path, <int32_t>len(path), zxid)
+            self.gone(path, <int32_t>len(path), session, zxid)
         return 0
 
-    cdef int gone(self, const uint8_t* p, int32_t n, int64_t zxid) except -1:
+    cdef int gone(self, const uint8_t* p, int32_t n, int64_t session, int64_t zxid) except -1:
         cdef int32_t above = parent_length(p, n)
         cdef uint64_t h = self.tree.hash(p, n)
         cdef uint64_t parent_h = self.tree.hash(p, above)
@@ -494,9 +526,11 @@ cdef class Preparer:
         cdef Change parent_room
         cdef Change* node = self.overlay.view(p, n, h, &room)
         cdef Change* parent
-        if node == NULL:
-            return 0
+        if node == NULL or node.owner != session:
+            return 0                           # proposed before: it goes, or is somebody else's by then
         room = node[0]
+        if self.quotas.active:
+            self.quotas.propose(p, n, -1, -room.data_len, zxid)
         node = self.overlay.touch(p, n, h, &room, zxid)
         node.exists = False
         parent = self.overlay.view(p, above, parent_h, &parent_room)
@@ -514,8 +548,9 @@ cdef inline void put_i32_at(uint8_t* p, int32_t v) noexcept nogil:
 
 
 cdef int32_t multi_create_type(int32_t op, const Reader* r) noexcept:
-    # Inside a multi ZooKeeper picks the kind of create by the flags, not by the operation's number. The reader
-    # stands behind the number; done flag and err follow.
+    # Inside a multi ZooKeeper picks the kind of create by the flags, not by the operation's number. A TTL's flags
+    # without a ttl: OP_ERROR, but only if it comes to this operation. The reader stands behind the number; done
+    # flag and err follow.
     cdef Reader ahead
     cdef Span skip
     cdef int32_t count, flags
@@ -534,6 +569,6 @@ cdef int32_t multi_create_type(int32_t op, const Reader* r) noexcept:
     flags = get_i32(&ahead)
     if flags == MODE_CONTAINER:
         return OP_CREATE_CONTAINER
-    if op == OP_CREATE_TTL and (flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL):
-        return OP_CREATE_TTL
+    if flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL:
+        return OP_CREATE_TTL if op == OP_CREATE_TTL else OP_ERROR
     return OP_CREATE

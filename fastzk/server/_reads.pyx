@@ -24,6 +24,9 @@ from fastzk.server._clients cimport begin_reply, end_reply, put_reply
 from fastzk.server._watches cimport WATCH_CHILD, WATCH_DATA, WATCH_PERSISTENT, WATCH_RECURSIVE
 
 
+cdef bytes JAVA_BLANKS = bytes(range(33))     # what String.trim takes away
+
+
 cdef bint is_read(int32_t op) noexcept nogil:
     return op in (
         OP_GET_DATA, OP_EXISTS, OP_GET_CHILDREN, OP_GET_CHILDREN2, OP_PING, OP_GET_ACL, OP_SET_WATCHES, OP_SET_WATCHES2,
@@ -143,8 +146,10 @@ cdef class Reads:
             return ERR_OK
         if op == OP_CHECK_WATCHES or op == OP_REMOVE_WATCHES:
             modes = modes_of_type(get_i32(r))
-            if r.bad or path.n < 0 or modes == 0:
+            if r.bad or modes == 0:
                 return ERR_MARSHALLING
+            if path.n < 0:
+                return ERR_NO_WATCHER if op == OP_REMOVE_WATCHES else ERR_MARSHALLING
             if op == OP_REMOVE_WATCHES:
                 return ERR_OK if self.watches.drop(path.p, path.n, client, modes) else ERR_NO_WATCHER
             return ERR_OK if self.watches.modes_of(path.p, path.n, client) & modes else ERR_NO_WATCHER
@@ -222,20 +227,21 @@ cdef class Reads:
         cdef Span path
         for kind in range(kinds):
             count = get_i32(&ahead)
-            if count == -1:
-                return ERR_MARSHALLING
             while count > 0 and not ahead.bad:
-                path = get_span(&ahead)
-                if path.n < 0:
-                    return ERR_MARSHALLING
+                get_span(&ahead)
                 count -= 1
         if ahead.bad:
             return ERR_MARSHALLING
         for kind in range(kinds):
+            # What comes before a null has its effect, as in ZooKeeper.
             count = get_i32(r)
+            if count == -1:
+                return ERR_MARSHALLING
             while count > 0:
                 count -= 1
                 path = get_span(r)
+                if path.n < 0:
+                    return ERR_MARSHALLING
                 slot = self.tree.lookup(path.p, path.n)
                 event = 0
                 modes = WATCH_DATA
@@ -273,6 +279,7 @@ cdef class Reads:
         while True:
             op = get_i32(r)
             if get_bool(r):
+                get_i32(r)
                 break
             get_i32(r)
             path = get_span(r)
@@ -309,7 +316,7 @@ cdef class Reads:
         cdef bytes wanted
         if r.bad:
             return ERR_MARSHALLING
-        wanted = prefix.p[:prefix.n].strip() if prefix.n > 0 else b""
+        wanted = prefix.p[:prefix.n].strip(JAVA_BLANKS) if prefix.n > 0 else b""
         wanted = b"" if wanted == b"/" or not wanted else prefix.p[:prefix.n]
         put_i32(out, 0)
         for slot in self.tree.ephemerals.get(client.session_id, ()):

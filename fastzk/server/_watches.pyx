@@ -340,7 +340,7 @@ cdef class Watches:
         return self.paths.used
 
     def by_path(self) -> list[tuple[bytes, list[Client]]]:
-        """Each watched path with its watchers."""
+        """Each path whose data somebody watches, with the watchers; one-shot child watches are left out."""
         cdef uint32_t i
         cdef uint32_t number
         found = []
@@ -350,16 +350,19 @@ cdef class Watches:
             watchers = []
             number = self.watched[i].first
             while number:
-                watchers.append(self.clients.get(self.watches[number].client))
+                if self.watches[number].modes & ~<uint32_t>WATCH_CHILD:
+                    watchers.append(self.clients.get(self.watches[number].client))
                 number = self.watches[number].next
-            found.append((self.path_bytes(i), watchers))
+            if watchers:
+                found.append((self.path_bytes(i), watchers))
         return found
 
     def of_client(self, client: Client) -> list[bytes]:
-        """The paths that a client watches."""
+        """The paths whose data a client watches."""
         cdef uint32_t number = (<Client>client).first_watch
         found = []
         while number:
-            found.append(self.path_bytes(self.watches[number].path))
+            if self.watches[number].modes & ~<uint32_t>WATCH_CHILD:
+                found.append(self.path_bytes(self.watches[number].path))
             number = self.watches[number].client_next
         return found

@@ -21,6 +21,8 @@ import os
 import signal
 import socket
 import time
+from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import uvloop
@@ -34,6 +36,7 @@ from fastzk.server._pipeline import Pipeline
 from fastzk.server._prepare import Preparer
 from fastzk.server._reads import Reads
 from fastzk.server._watches import Watches
+from fastzk.server.acceptor import TlsAcceptor
 from fastzk.server.auth import Authenticator, fix_acl
 from fastzk.server.checkpoint import Checkpointer, CheckpointResult
 from fastzk.server.config import Config
@@ -41,8 +44,11 @@ from fastzk.server.containers import ContainerManager
 from fastzk.server.errors import StartupError
 from fastzk.server.four_letter import COMMANDS, answer
 from fastzk.server.recovery import Recovered, checkpoint_meta, recover
+from fastzk.server.sasl import SaslAuthenticator, read_jaas
 from fastzk.server.stats import ServerStats
 from fastzk.server.store import StoreFull
+from fastzk.server.throttle import connection_throttle
+from fastzk.server.tls import Certificates, Contexts
 
 logger = logging.getLogger(__name__)
 
@@ -67,23 +73,37 @@ def serve(config: Config) -> int:
     Raises:
         StartupError: it cannot start; nothing was changed on disk unless the data directory was usable.
     """
-    listener = _bind(config)
-    try:
+    # First what may be wrong and changes nothing: certificates, the users of SASL, the ports.
+    contexts = Contexts(config) if config.serves_tls else None
+    passwords = read_jaas(config.jaas_path, config.jaas_section) if config.jaas_path else None
+    with ExitStack() as bound:
+        listener = secure_listener = None
+        if config.client_port is not None:
+            listener = bound.enter_context(_bind(config.client_address, config.client_port))
+        if config.secure_client_port is not None:
+            address = config.secure_client_address or ""
+            secure_listener = bound.enter_context(_bind(address, config.secure_client_port))
         recovered = recover(config)
-    except BaseException:
-        listener.close()
-        raise
+        bound.pop_all()
     loop = uvloop.new_event_loop()
     try:
-        return Server(config, loop, listener, recovered).run()
+        server = Server(
+            config,
+            loop,
+            recovered,
+            listener=listener,
+            secure_listener=secure_listener,
+            contexts=contexts,
+            passwords=passwords,
+        )
+        return server.run()
     finally:
         loop.close()
         os.close(recovered.lock)
 
 
-def _bind(config: Config) -> socket.socket:
-    """The client port, bound but not listening: whoever connects before the server is ready is refused."""
-    address, port = config.client_address, config.client_port
+def _bind(address: str, port: int) -> socket.socket:
+    """A port for clients, bound but not listening: whoever connects before the server is ready is refused."""
     try:
         if not address and socket.has_dualstack_ipv6():
             return _bound(socket.AF_INET6, ("::", port))
@@ -112,15 +132,30 @@ def _bound(family: int, where: tuple[object, ...]) -> socket.socket:
     return listener
 
 
+def _port(listener: socket.socket | None) -> int | None:
+    return None if listener is None else int(listener.getsockname()[1])
+
+
 class Server:
     """One running standalone server."""
 
     def __init__(
-        self, config: Config, loop: asyncio.AbstractEventLoop, listener: socket.socket, recovered: Recovered
+        self,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        recovered: Recovered,
+        *,
+        listener: socket.socket | None,
+        secure_listener: socket.socket | None,
+        contexts: Contexts | None,
+        passwords: dict[str, str] | None,
     ) -> None:
         self._config = config
         self._loop = loop
         self._listener = listener
+        self._secure_listener = secure_listener
+        self._contexts = contexts
+        self._refreshing: asyncio.Task[None] | None = None
         self._lock = recovered.lock
         self._store = recovered.store
         self._log = recovered.log
@@ -129,16 +164,17 @@ class Server:
         self._sessions = recovered.sessions
         self._exit_code = 0
         self._stopping = False
-        self._acceptor: asyncio.Server | None = None
+        self._acceptors: list[asyncio.Server | TlsAcceptor] = []
 
         tree.acls.skip_checks = config.skip_acl
         self._clients = clients = Clients()
         self._watches = watches = Watches(clients, tree.acls)
         overlay = Overlay(tree)
         preparer = Preparer(tree, overlay)
-        preparer.fix_acl = fix_acl
+        preparer.fix_acl = partial(fix_acl, schemes=config.auth_schemes)
         preparer.ttl_enabled = config.extended_types_enabled
         self._applier.serve(watches)
+        self._applier.quotas.enforce = config.enforce_quota
         self._pipeline = pipeline = Pipeline(
             loop,
             clients,
@@ -146,7 +182,10 @@ class Server:
             preparer,
             self._applier,
             self._log,
-            config.global_outstanding_limit,
+            min(
+                config.global_outstanding_limit,
+                config.request_throttle_limit or config.global_outstanding_limit,
+            ),
             self._fail,
         )
         authenticator = Authenticator(super_digest=config.super_digest, digest_algorithm=config.digest_alg)
@@ -163,6 +202,22 @@ class Server:
             max_per_host=config.max_client_cnxns,
             max_clients=config.max_cnxns,
         )
+        self._service.identify = Certificates(
+            super_user=config.x509_super_user,
+            verify_host=config.ssl_hostname_verification and config.ssl_client_hostname_verification,
+        ).identify
+        self._service.sasl = SaslAuthenticator(
+            passwords,
+            super_password=config.sasl_super_password,
+            super_users=[user for _, user in config.super_users],
+            keep_failed=config.allow_sasl_failed_clients,
+            required="sasl" in config.required_schemes,
+        ).step
+        self._service.required = frozenset(config.required_schemes) or None
+        self._service.throttle = throttle = connection_throttle(config)
+        if config.large_request_threshold != -1:
+            pipeline.large_threshold = config.large_request_threshold
+            pipeline.large_max = config.large_request_max_bytes
         self._containers = ContainerManager(
             loop,
             tree,
@@ -178,13 +233,15 @@ class Server:
         self._checkpoint_pause = 0.0  # not before so many seconds after the last one began
         self._stats = ServerStats(
             config,
-            listener.getsockname()[1],
+            _port(listener),
+            _port(secure_listener),
             tree=tree,
             clients=clients,
             watches=watches,
             pipeline=pipeline,
             sessions=self._sessions,
             log=self._log,
+            throttle=throttle,
         )
 
     def run(self) -> int:
@@ -194,26 +251,48 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
         loop.add_reader(self._log.event_fd, self._pipeline.on_durable)
-        backlog = self._config.listen_backlog
-        self._acceptor = loop.run_until_complete(
-            loop.create_server(
-                self._service.connection,
-                sock=self._listener,
-                backlog=backlog if backlog > 0 else DEFAULT_BACKLOG,
-            )
-        )
+        self._listen()
         self._expire_sessions()
         self._containers.start()
         self._keep_house()
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        address, port = self._listener.getsockname()[:2]
+        if self._secure_listener is not None:
+            logger.info("serving TLS address=%s port=%d", *self._secure_listener.getsockname()[:2])
+        listener = self._listener or self._secure_listener
+        assert listener is not None  # a configuration has one of the two ports
+        address, port = listener.getsockname()[:2]
         logger.info("serving address=%s port=%d version=%s pid=%d", address, port, __version__, os.getpid())
         loop.run_forever()
         if self._exit_code == 0:
             self._close()
         return self._exit_code
+
+    def _listen(self) -> None:
+        """Let clients come."""
+        config, loop, contexts = self._config, self._loop, self._contexts
+        backlog = config.listen_backlog if config.listen_backlog > 0 else DEFAULT_BACKLOG
+        detection: float | None = None
+        secure = [(self._secure_listener, detection)]
+        if config.client_port_unification:
+            secure.append((self._listener, config.ssl_detection_timeout_ms / 1000))
+        elif self._listener is not None:
+            plain = loop.create_server(self._service.connection, sock=self._listener, backlog=backlog)
+            self._acceptors.append(loop.run_until_complete(plain))
+        for listener, detection in secure:
+            if listener is not None and contexts is not None:
+                acceptor = TlsAcceptor(
+                    loop,
+                    listener,
+                    self._service,
+                    lambda: contexts.current,
+                    self._fail,
+                    detection_seconds=detection,
+                    handshake_limit=max(config.outstanding_handshake_limit, 0),
+                )
+                acceptor.start(backlog)
+                self._acceptors.append(acceptor)
 
     # -- what ends the server ---------------------------------------------------------------------------------
 
@@ -223,7 +302,8 @@ class Server:
             self._exit_code = 1
             if isinstance(error, LogFailed):
                 logger.critical(
-                    "stopping reason=%s; what was not acknowledged may be lost, check the disk before a restart", error
+                    "stopping reason=%s; what was not acknowledged may be lost, check the disk before a restart",
+                    error,
                 )
             else:
                 logger.critical("stopping because of an internal error: %r", error, exc_info=error)
@@ -243,9 +323,14 @@ class Server:
         if self._stopping:
             return
         self._stopping = True
-        logger.info("stopping reason=%s outstanding=%d connections=%d", why, self._pipeline.pending, len(self._clients))
-        if self._acceptor is not None:
-            self._acceptor.close()
+        logger.info(
+            "stopping reason=%s outstanding=%d connections=%d",
+            why,
+            self._pipeline.pending,
+            len(self._clients),
+        )
+        for acceptor in self._acceptors:
+            acceptor.close()
         self._service.stop()
         self._containers.stop()
         if self._pipeline.pending == 0:
@@ -266,7 +351,9 @@ class Server:
             if self._applier.zxid != self._store.checkpoint_zxid:
                 self._checkpointer.run_now(checkpoint_meta(self._applier, self._tree, self._sessions))
         except StoreFull as error:
-            logger.warning("no last checkpoint reason=%s; the log has everything, the next start replays it", error)
+            logger.warning(
+                "no last checkpoint reason=%s; the log has everything, the next start replays it", error
+            )
         self._checkpointer.close()
         self._log.close()
         self._store.close()
@@ -287,7 +374,9 @@ class Server:
                 self._pipeline.expire_session(session)
             late = time.monotonic_ns() - int(HANDSHAKE_SECONDS * 1e9)
             for client in [client for client in self._service.newcomers if client.heard_ns < late]:
-                logger.info("connection closed address=%s reason=%s", client.host, "it never asked for a session")
+                logger.info(
+                    "connection closed address=%s reason=%s", client.host, "it never asked for a session"
+                )
                 client.abort()
         except Exception as error:
             self._fail(error)
@@ -309,6 +398,8 @@ class Server:
                 )
             if self._checkpoint_due():
                 self._start_checkpoint()
+            if self._contexts is not None:
+                self._refreshing = self._loop.create_task(self._contexts.refresh())
         except Exception as error:
             self._fail(error)
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
@@ -345,9 +436,9 @@ class Server:
 
     def _four_letter(self, word: bytes) -> bytes | None:
         try:
-            command = word.decode("ascii")
+            command = word[:4].decode("ascii")
         except UnicodeDecodeError:
             return None
         if command not in COMMANDS:
             return None
-        return answer(command, self._stats, self._config.four_letter_whitelist)
+        return answer(command, self._stats, self._config.four_letter_whitelist, word[4:])

@@ -11,11 +11,19 @@ import hmac
 import logging
 import re
 import struct
-from typing import Protocol
+from typing import Final, Protocol
+
+from fastzk.server import sasl, x509
 
 logger = logging.getLogger(__name__)
 
 Identity = tuple[str, str]
+
+#: Schemes that every server has.
+BASIC_SCHEMES: Final = frozenset({"digest", "ip"})
+
+#: Permissions, scheme and id of an ACL's entry, as they were sent.
+_Entry = tuple[int, str | None, str | None]
 
 _INT = struct.Struct(">i")
 _DECIMAL = re.compile(r"[+-]?[0-9]+\Z")
@@ -25,10 +33,12 @@ _HEX = re.compile(r"[+-]?[0-9a-fA-F]{1,4}\Z")
 class Identified(Protocol):
     """What authentication needs of a client's connection."""
 
-    host: str
-    session_id: int
-
+    @property
+    def host(self) -> str: ...
+    @property
+    def session_id(self) -> int: ...
     def add_identity(self, scheme: str, who: str) -> None: ...
+    def identities(self) -> list[Identity]: ...
 
 
 class Authenticator:
@@ -44,9 +54,7 @@ class Authenticator:
 
     def authenticate(self, client: Identified, scheme: str, data: bytes | None) -> bool:
         """Whether ``data`` proves an identity of ``scheme``; if so the client has it from now on."""
-        if data is None:
-            accepted = False
-        elif scheme == "digest":
+        if scheme == "digest" and data is not None:
             digest = self.digest(data)
             if self._super_digest is not None and hmac.compare_digest(
                 digest.encode("utf-8", "surrogateescape"), self._super_digest.encode("utf-8", "surrogateescape")
@@ -54,8 +62,12 @@ class Authenticator:
                 client.add_identity("super", "")
             client.add_identity("digest", digest)
             accepted = True
+        elif scheme == "x509":
+            # The certificate has been judged when the connection began.
+            accepted = any(known == "x509" for known, _ in client.identities())
         else:
-            # Every connection has its address as an identity from the start; asking for it again is allowed.
+            # Every connection has its address as an identity from the start; asking for it again is allowed, with
+            # whatever data.
             accepted = scheme == "ip"
         if not accepted:
             logger.warning(
@@ -70,38 +82,32 @@ class Authenticator:
         return f"{text.split(':', 1)[0]}:{base64.b64encode(hashed).decode('ascii')}"
 
 
-def fix_acl(vector: bytes, identities: list[Identity]) -> bytes | None:
+def fix_acl(
+    vector: bytes, identities: list[Identity], schemes: frozenset[str] = BASIC_SCHEMES
+) -> bytes | None:
     """The ACL that is stored for one that a client asked for (ZooKeeper's ``PrepRequestProcessor.fixupACL``).
 
-    Duplicates are dropped, ``auth`` becomes the client's authenticated identities. ``vector`` is a vector<ACL> in
-    wire form, and so is the result. Returns None for an ACL that ZooKeeper refuses with InvalidACL; raises
-    ValueError where it answers MarshallingError.
+    Duplicates are dropped, ``auth`` becomes the client's authenticated identities. ``vector`` is a
+    vector<ACL> in wire form, and so is the result; ``schemes`` are those that exist, besides world and auth.
+    Returns None for an ACL that ZooKeeper refuses with InvalidACL; raises ValueError where it answers
+    MarshallingError.
     """
-    seen: set[tuple[int, str | None, str | None]] = set()
     fixed: list[tuple[int, str, str]] = []
-    for entry in _entries(vector):
-        if entry in seen:
-            continue
-        seen.add(entry)
-        perms, scheme, who = entry
+    for perms, scheme, who in _without_duplicates(_entries(vector)):
         if scheme is None:
             return None
         if scheme == "auth":
-            own = [(perms, *identity) for identity in identities if identity[0] == "digest"]
+            proven = schemes - {"ip"}
+            own = [(perms, *identity) for identity in identities if identity[0] in proven]
             if not own:
                 return None
             fixed += own
             continue
         if who is None:
-            if scheme in ("world", "digest", "ip"):
+            if scheme == "world" or scheme in schemes:
                 raise ValueError("an ACL with a null id")
             return None
-        valid = (
-            (scheme == "world" and who == "anyone")
-            or (scheme == "digest" and valid_digest(who))
-            or (scheme == "ip" and valid_ip(who))
-        )
-        if not valid:
+        if not (who == "anyone" if scheme == "world" else scheme in schemes and _VALID[scheme](who)):
             return None
         fixed.append((perms, scheme, who))
     if not fixed:
@@ -125,6 +131,14 @@ def valid_ip(who: str) -> bool:
     return not slash or (_DECIMAL.match(bits) is not None and 0 <= int(bits) <= size)
 
 
+_VALID: Final = {
+    "digest": valid_digest,
+    "ip": valid_ip,
+    "sasl": sasl.valid_name,
+    "x509": x509.valid_name,
+}
+
+
 def _ipv4_bits(address: str) -> int:
     parts = address.split(".")
     good = len(parts) == 4 and all(_DECIMAL.match(part) and 0 <= int(part) <= 255 for part in parts)
@@ -142,14 +156,29 @@ def _ipv6_bits(address: str) -> int:
     return 128 if all(_HEX.match(group) for half in groups for group in half) else 0
 
 
+def _without_duplicates(entries: list[_Entry]) -> list[_Entry]:
+    """The distinct entries. Raises ValueError where the nulls of one keep ZooKeeper from comparing it to another."""
+    kept: list[_Entry] = []
+    for entry in entries:
+        perms, scheme, who = entry
+        for other in kept:
+            if other[0] == perms and (scheme is None or (other[1] == scheme and who is None)):
+                raise ValueError("an ACL with a null scheme or id")
+            if other == entry:
+                break
+        else:
+            kept.append(entry)
+    return kept
+
+
 def _string(text: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     return _INT.pack(len(raw)) + raw
 
 
-def _entries(vector: bytes) -> list[tuple[int, str | None, str | None]]:
+def _entries(vector: bytes) -> list[_Entry]:
     at = 4
-    entries = []
+    entries: list[_Entry] = []
 
     def string() -> str | None:
         nonlocal at

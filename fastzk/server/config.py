@@ -91,7 +91,8 @@ class ConfigError(Exception):
 class Config:
     """What the server runs with. Times are in the unit of their name; paths are absolute.
 
-    ``client_address``: ``""`` means every interface. ``client_port``: 0 means any free port.
+    ``client_address``, ``secure_client_address``: ``""`` means every interface.
+    ``client_port``: 0 means any free port, None that only ``secure_client_port`` is served.
     ``max_client_cnxns`` (from one address), ``max_cnxns``: 0 means no limit.
     ``min_session_timeout_ms``, ``max_session_timeout_ms``: resolved, never -1.
     ``listen_backlog``: -1 leaves the choice to the server.
@@ -106,8 +107,9 @@ class Config:
     data_dir: Path
     data_log_dir: Path
     client_address: str = "127.0.0.1"
-    client_port: int = 2181
+    client_port: int | None = 2181
     secure_client_port: int | None = None
+    secure_client_address: str | None = None
     listen_backlog: int = -1
     tick_time_ms: int = 3000
     min_session_timeout_ms: int = 6000
@@ -121,19 +123,91 @@ class Config:
     container_check_interval_ms: int = 60_000
     container_max_per_minute: int = 10_000
     container_max_never_used_ms: int = 0
+    large_request_threshold: int = -1
+    large_request_max_bytes: int = 100 << 20
+    request_throttle_limit: int = 0
+    connection_max_tokens: int = 0
+    connection_fill_time_ms: int = 1
+    connection_fill_count: int = 1
+    connection_freeze_time_ms: int = -1
+    connection_drop_increase: float = 0.02
+    connection_drop_decrease: float = 0.002
+    connection_decrease_ratio: float = 0.0
+    connection_weight_enabled: bool = False
+    connection_global_weight: int = 3
+    connection_local_weight: int = 1
+    connection_renew_weight: int = 2
     snap_count: int = 100_000
     pre_alloc_size_kb: int = 65536
     autopurge_snap_retain_count: int = 3
     autopurge_purge_interval: timedelta = timedelta(0)
     data_dir_autocreate: bool = True
+    enforce_quota: bool = False
     skip_acl: bool = False
     super_digest: str | None = field(default=None, repr=False)
     digest_alg: str = "sha1"
+    client_port_unification: bool = False
+    client_cert_reload: bool = False
+    outstanding_handshake_limit: int = -1
+    ssl_key_store_path: Path | None = None
+    ssl_key_store_password: str | None = field(default=None, repr=False)
+    ssl_key_store_password_path: Path | None = None
+    ssl_key_store_type: str | None = None
+    ssl_trust_store_path: Path | None = None
+    ssl_trust_store_password: str | None = field(default=None, repr=False)
+    ssl_trust_store_password_path: Path | None = None
+    ssl_trust_store_type: str | None = None
+    ssl_protocol: str | None = None
+    ssl_enabled_protocols: tuple[str, ...] = ()
+    ssl_ciphersuites: tuple[str, ...] = ()
+    ssl_hostname_verification: bool = True
+    ssl_client_hostname_verification: bool = False
+    ssl_crl: bool = False
+    ssl_ocsp: bool = False
+    ssl_client_auth: str = "need"
+    ssl_detection_timeout_ms: int = 5000
+    auth_providers: tuple[tuple[str, str], ...] = ()
+    x509_super_user: str | None = None
+    jaas_path: Path | None = None
+    jaas_section: str = "Server"
+    super_users: tuple[tuple[str, str], ...] = ()
+    sasl_super_password: str | None = field(default=None, repr=False)
+    allow_sasl_failed_clients: bool = False
+    session_require_sasl: bool = False
+    enforce_auth_enabled: bool = False
+    enforce_auth_schemes: tuple[str, ...] = ()
     server_id: int | None = None
     servers: tuple[tuple[int, str], ...] = ()
     log_level: str = "info"
     config_path: Path | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def serves_tls(self) -> bool:
+        """Whether clients can come by TLS."""
+        return self.secure_client_port is not None or (
+            self.client_port_unification and self.client_port is not None
+        )
+
+    @property
+    def auth_schemes(self) -> frozenset[str]:
+        """The authentication schemes that exist, world and auth aside."""
+        schemes = {"ip", "digest", *(_PROVIDERS.get(provider, "") for _, provider in self.auth_providers)}
+        return frozenset(schemes | ({"x509"} if self.serves_tls else set())) - {""}
+
+    @property
+    def required_schemes(self) -> tuple[str, ...]:
+        """The schemes of which a client needs one before its requests are served; empty: it needs none."""
+        if self.session_require_sasl:
+            return ("sasl",)
+        return self.enforce_auth_schemes if self.enforce_auth_enabled else ()
+
+
+#: Scheme by class of ZooKeeper.
+_PROVIDERS = {
+    f"org.apache.zookeeper.server.auth.{name}AuthenticationProvider": scheme
+    for name, scheme in (("SASL", "sasl"), ("X509", "x509"), ("Digest", "digest"), ("IP", "ip"))
+}
 
 
 # ---- Java's properties
@@ -211,8 +285,8 @@ def escape_value(value: str) -> str:
     for index, character in enumerate(value):
         if character in escapes:
             escaped.append(escapes[character])
-        elif character == " " and not index:
-            escaped.append("\\ ")
+        elif character in " =:" and not index:
+            escaped.append("\\" + character)
         elif " " <= character <= "~":
             escaped.append(character)
         else:
@@ -243,6 +317,10 @@ class _Setting:
             raise self.error("the value is wrong" if self.key.secret else message) from None
 
 
+#: Fields of keys that give access: a line that ZooKeeper ignores must not do so here.
+_OPENING = ("skip_acl", "super_digest", "x509_super_user", "sasl_super_password")
+
+
 class _Settings(dict[str, _Setting]):
     """The last setting of each key, by its name in the table (of a family's key: by its own)."""
 
@@ -261,7 +339,7 @@ class _Settings(dict[str, _Setting]):
         bare = name
         if name.startswith(PREFIX) and not key.native:
             bare = name.removeprefix(PREFIX)
-            if where.path and key.field in ("skip_acl", "super_digest"):
+            if where.path and (key.field in _OPENING or key.name == "superUser.NAME"):
                 # ZooKeeper ignores such a line: one that slept in a file for years must not open the data.
                 self.warnings.append(
                     f"{where}: {name}: ignored, as by ZooKeeper: its name in a file is {bare}"
@@ -441,7 +519,7 @@ def load_config(
     _resolve_client_port(values, settings, server, port_in_file)
     if path is not None and "client_port" not in values:
         settings.warnings.append(f"{Where(path)}: clientPort is not set: serving 127.0.0.1:2181")
-    values["secure_client_port"] = read.get("secureClientPort")
+    _resolve_authentication(values, settings)
     _resolve_session_timeouts(values, settings)
     _raise_to_minimum(values, settings, "snapCount", 2)
     _raise_to_minimum(values, settings, "autopurge.snapRetainCount", 3)
@@ -465,6 +543,7 @@ def load_config(
         settings.warnings.append(f"{words.where}: {words.name}: no such four-letter word: {named}")
     config = Config(**values, log_level=log_level, config_path=path)
     _refuse_shared_ports(config, settings, read, server)
+    _check_required_schemes(config, settings)
     settings.name_what_is_ignored()
     object.__setattr__(config, "warnings", tuple(settings.warnings))
     return config
@@ -540,12 +619,47 @@ def _resolve_client_port(
         values.setdefault("client_port", port)
         if not own_address or own_address.where.path:
             values["client_address"] = host
-    secure = settings.get("secureClientPort")
-    if secure and "client_port" not in values:
-        raise secure.error("TLS is not supported by this version: set clientPort as well, or instead")
     if own_address and own_address.where.path and "client_port" not in values:
         raise own_address.error("is set, but clientPort is not: add it")
     values.setdefault("client_address", "" if port_in_file else "127.0.0.1")
+    secure, secure_address = settings.get("secureClientPort"), settings.get("secureClientPortAddress")
+    if secure:
+        values.setdefault("secure_client_address", "" if secure.where.path else "127.0.0.1")
+        # Whoever asks for TLS alone does not get plain text beside it.
+        values.setdefault("client_port", None)
+    elif secure_address:
+        raise secure_address.error("is set, but secureClientPort is not: add it")
+
+
+def _resolve_authentication(values: dict[str, Any], settings: _Settings) -> None:
+    """The open-ended groups of keys: ``authProvider.NAME`` and ``superUser.NAME``."""
+    providers, users = [], []
+    for name, setting in settings.items():
+        if setting.key.name == "authProvider.NAME":
+            providers.append((name, setting.text))
+            if setting.text not in _PROVIDERS:
+                settings.warnings.append(
+                    f"{setting.where}: {name}: no authentication provider known here: {quote(setting.text)}"
+                )
+        elif setting.key.name == "superUser.NAME" and setting.text:
+            users.append((name, setting.text))
+    values["auth_providers"], values["super_users"] = tuple(providers), tuple(users)
+
+
+def _check_required_schemes(config: Config, settings: _Settings) -> None:
+    """Whether clients can have what they must have. Raises ConfigError."""
+    name = "sessionRequireClientSASLAuth" if config.session_require_sasl else "enforce.auth.schemes"
+    if config.enforce_auth_enabled and not config.session_require_sasl and not config.enforce_auth_schemes:
+        raise settings["enforce.auth.enabled"].error("is true, but enforce.auth.schemes is not set: add it")
+    missing = [scheme for scheme in config.required_schemes if scheme not in config.auth_schemes]
+    if missing:
+        raise settings[name].error(
+            f"the authentication scheme {quote(missing[0])} is not available: add its authProvider.NAME"
+        )
+    if config.required_schemes == ("sasl",) and config.jaas_path is None:
+        raise settings[name].error(
+            "no client could have the scheme 'sasl': set java.security.auth.login.config"
+        )
 
 
 def _resolve_session_timeouts(values: dict[str, Any], settings: _Settings) -> None:
@@ -588,7 +702,9 @@ def _refuse_shared_ports(
     client_label = "clientPort"
     if server and server.client and not client_place:
         client_label, client_place = f"the client port of {server.setting.name}", server.setting.where
-    found = [_Endpoint(client_label, config.client_address, config.client_port, client_place)]
+    found = []
+    if config.client_port is not None:
+        found.append(_Endpoint(client_label, config.client_address, config.client_port, client_place))
     for name, host_name, switch in (
         ("secureClientPort", "secureClientPortAddress", ""),
         ("observerMasterPort", "", ""),
@@ -626,8 +742,11 @@ def effective_lines(config: Config) -> list[str]:
     for key in KEYS:
         if key.field:
             value = getattr(config, key.field)
-            if value is not None:
+            if key.field == "client_address" and config.client_port is None:
+                continue
+            if value is not None and value != ():
                 lines.append(f"{key.name}={'***' if key.secret else escape_value(_written(key, value))}")
+    lines += [f"{name}={escape_value(text)}" for name, text in (*config.auth_providers, *config.super_users)]
     lines += [f"server.{number}={escape_value(text)}" for number, text in config.servers]
     return lines
 
@@ -644,7 +763,9 @@ def _written(key: Key, value: Any) -> str:
         return str(hours) if not rest else f"{milliseconds}ms"
     if key.field == "digest_alg":
         return next(java for java, name in DIGEST_ALGORITHMS.items() if name == value)
-    if key.field == "client_address":
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if key.field in ("client_address", "secure_client_address"):
         return value or "0.0.0.0"
     return str(value)
 

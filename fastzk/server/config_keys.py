@@ -64,6 +64,15 @@ def whole_number(
     return read
 
 
+def fraction(text: str) -> float:
+    """A decimal number from 0 to 1."""
+    if not re.fullmatch(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", text[:40]) or len(text) > 40:
+        raise ValueError(f"{quote(text)} is not a number from 0 to 1")
+    if not 0 <= float(text) <= 1:
+        raise ValueError(f"{quote(text)} is out of range: choose 0 to 1")
+    return float(text)
+
+
 def port(text: str) -> int:
     """A TCP port from 1 to 65535."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= 65535:
@@ -124,6 +133,18 @@ def directory(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError(f"{quote(text)} is not a directory's path")
     return Path(text).absolute()
+
+
+def file(text: str) -> Path:
+    """A file's absolute path; a relative one starts where the server was started."""
+    if not text or "\0" in text:
+        raise ValueError(f"{quote(text)} is not a file's path")
+    return Path(text).absolute()
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def interval(text: str) -> timedelta:
@@ -197,12 +218,26 @@ def _now(
     native: bool = True,
     secret: bool = False,
     family: re.Pattern[str] | None = None,
+    aliases: tuple[str, ...] = (),
 ) -> Key:
-    return Key(name, Effect.NOW, text, default, field, read, native=native, secret=secret, family=family)
+    return Key(name, Effect.NOW, text, default, field, read, aliases, family, native, secret)
 
 
-def _property(name: str, field: str, read: Callable[[str], object], default: str, text: str) -> Key:
-    return _now(name, field, read, default, text, native=False)
+def _property(
+    name: str,
+    field: str | None,
+    read: Callable[[str], object],
+    default: str,
+    text: str,
+    *,
+    secret: bool = False,
+    family: str | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Key:
+    pattern = re.compile(family) if family else None
+    return _now(
+        name, field, read, default, text, native=False, secret=secret, family=pattern, aliases=aliases
+    )
 
 
 def _other(effect: Effect) -> Callable[..., Key]:
@@ -228,34 +263,79 @@ _later = _other(Effect.LATER)
 _never = _other(Effect.NEVER)
 _any_int = whole_number(-INT_MAX - 1)
 _count = whole_number(0)
+
+
+def _threshold(text: str) -> int:
+    number = whole_number(-1, unit="bytes")(text)
+    if number == 0:
+        raise ValueError(f"'0' is out of range: choose 1 to {INT_MAX} bytes, or -1 for none")
+    return number
+
+
 # The longest session timeout is 20 ticks by default, and must fit the int of the protocol.
 _tick = whole_number(1, INT_MAX // 20, unit="milliseconds")
 
 
 def _tls_keys() -> Iterator[Key]:
     """The TLS keys exist twice: ``ssl.*`` for clients, ``ssl.quorum.*`` between servers."""
-    for suffix, text in (
-        ("keyStore.location", "file with the server's key and certificate"),
-        ("keyStore.password", "password of the key store"),
-        ("keyStore.passwordPath", "file with the password of the key store"),
-        ("keyStore.type", "format of the key store: JKS, PEM, PKCS12, BCFKS"),
-        ("trustStore.location", "file with the certificates that are trusted"),
-        ("trustStore.password", "password of the trust store"),
-        ("trustStore.passwordPath", "file with the password of the trust store"),
-        ("trustStore.type", "format of the trust store"),
-        ("protocol", "TLS version of the context"),
-        ("enabledProtocols", "TLS versions that are offered"),
-        ("ciphersuites", "cipher suites that are offered"),
-        ("hostnameVerification", "whether a peer's certificate must name its host"),
-        ("clientHostnameVerification", "whether a client's certificate must name its host"),
-        ("allowReverseDnsLookup", "whether host names are looked up by address for that"),
-        ("crl", "certificate revocation lists"),
-        ("ocsp", "revocation checks by OCSP"),
-        ("clientAuth", "whether peers must show a certificate: none, want, need"),
-        ("handshakeDetectionTimeoutMillis", "time to tell TLS from plain text on a shared port"),
-    ):
+    millis = whole_number(1, unit="milliseconds")
+    stores = "PEM, PKCS12 or JKS; by default as its name ends: .pem, .p12, .jks"
+    keys: tuple[tuple[str, str | None, Callable[[str], object], str, str], ...] = (
+        ("keyStore.location", "ssl_key_store_path", file, "", "file with the server's key and certificate"),
+        ("keyStore.password", "ssl_key_store_password", str, "", "password of the key store"),
+        ("keyStore.passwordPath", "ssl_key_store_password_path", file, "", "file with that password"),
+        ("keyStore.type", "ssl_key_store_type", str, "", f"type of the key store: {stores}"),
+        ("trustStore.location", "ssl_trust_store_path", file, "", "file with the trusted certificates"),
+        ("trustStore.password", "ssl_trust_store_password", str, "", "password of the trust store"),
+        ("trustStore.passwordPath", "ssl_trust_store_password_path", file, "", "file with that password"),
+        ("trustStore.type", "ssl_trust_store_type", str, "", f"type of the trust store: {stores}"),
+        ("protocol", "ssl_protocol", str, "", "the version of TLS that is offered, without enabledProtocols"),
+        (
+            "enabledProtocols",
+            "ssl_enabled_protocols",
+            names,
+            "",
+            "versions of TLS that are offered, by default TLSv1.2 and TLSv1.3; none before them ever is",
+        ),
+        ("ciphersuites", "ssl_ciphersuites", names, "", "cipher suites, by Java's names or OpenSSL's"),
+        (
+            "hostnameVerification",
+            "ssl_hostname_verification",
+            boolean,
+            "true",
+            "false: `clientHostnameVerification` has no effect either",
+        ),
+        (
+            "clientHostnameVerification",
+            "ssl_client_hostname_verification",
+            boolean,
+            "false",
+            "whether a client's certificate must name the address it comes from",
+        ),
+        ("allowReverseDnsLookup", None, str, "", "whether host names are looked up by address for that"),
+        ("crl", "ssl_crl", boolean, "false", "certificate revocation lists: true stops the start"),
+        ("ocsp", "ssl_ocsp", boolean, "false", "revocation checks by OCSP: true stops the start"),
+        (
+            "clientAuth",
+            "ssl_client_auth",
+            one_of("none", "want", "need"),
+            "need",
+            "whether clients must show a certificate: none, want, need",
+        ),
+        (
+            "handshakeDetectionTimeoutMillis",
+            "ssl_detection_timeout_ms",
+            millis,
+            "5000",
+            "milliseconds for a client to show whether it speaks TLS, with `client.portUnification`",
+        ),
+    )
+    for suffix, name, read, default, text in keys:
         secret = suffix.endswith(".password")
-        yield _later(f"ssl.{suffix}", f"TLS: {text}", secret=secret)
+        if name is None:
+            yield _later(f"ssl.{suffix}", f"TLS: {text}")
+        else:
+            yield _property(f"ssl.{suffix}", name, read, default, f"TLS: {text}", secret=secret)
         yield _ensemble(f"ssl.quorum.{suffix}", f"TLS between servers: {text}", secret=secret)
     for name in ("ssl.context.supplier.class", "ssl.quorum.context.supplier.class"):
         yield _never(name, "names a Java class that builds the TLS context")
@@ -353,6 +433,188 @@ KEYS: tuple[Key, ...] = (
         "0",
         "milliseconds after which a container goes that never had a child; 0: it stays",
     ),
+    # -- limits
+    _property(
+        "largeRequestThreshold",
+        "large_request_threshold",
+        _threshold,
+        "-1",
+        "bytes above which a request is large; -1: none is",
+    ),
+    _property(
+        "largeRequestMaxBytes",
+        "large_request_max_bytes",
+        whole_number(1, unit="bytes"),
+        "104857600",
+        "bytes of large requests in progress; a client that exceeds them is disconnected",
+    ),
+    _property(
+        "requestThrottleLimit",
+        "request_throttle_limit",
+        _count,
+        "0",
+        "as `globalOutstandingLimit`: the lower of the two counts; 0: only that does",
+        aliases=("request_throttle_max_requests",),
+    ),
+    _property(
+        "connectionMaxTokens",
+        "connection_max_tokens",
+        _count,
+        "0",
+        "connect requests that may come at once; 0: connections are not throttled",
+        aliases=("connection_throttle_tokens",),
+    ),
+    _property(
+        "connectionTokenFillTime",
+        "connection_fill_time_ms",
+        whole_number(1, unit="milliseconds"),
+        "1",
+        "milliseconds until there are `connectionTokenFillCount` tokens more",
+        aliases=("connection_throttle_fill_time",),
+    ),
+    _property(
+        "connectionTokenFillCount",
+        "connection_fill_count",
+        whole_number(1),
+        "1",
+        "tokens added in `connectionTokenFillTime`",
+        aliases=("connection_throttle_fill_count",),
+    ),
+    _property(
+        "connectionFreezeTime",
+        "connection_freeze_time_ms",
+        whole_number(-1, unit="milliseconds"),
+        "-1",
+        "milliseconds between changes of the drop chance; -1: there is none",
+        aliases=("connection_throttle_freeze_time",),
+    ),
+    _property(
+        "connectionDropIncrease",
+        "connection_drop_increase",
+        fraction,
+        "0.02",
+        "what the drop chance gains when there is no token left",
+        aliases=("connection_throttle_drop_increase",),
+    ),
+    _property(
+        "connectionDropDecrease",
+        "connection_drop_decrease",
+        fraction,
+        "0.002",
+        "what it loses when there are tokens again",
+        aliases=("connection_throttle_drop_decrease",),
+    ),
+    _property(
+        "connectionDecreaseRatio",
+        "connection_decrease_ratio",
+        fraction,
+        "0.0",
+        "part of the tokens that may be missing then",
+        aliases=("connection_throttle_decrease_ratio",),
+    ),
+    _property(
+        "connection_throttle_weight_enabled",
+        "connection_weight_enabled",
+        boolean,
+        "false",
+        "tokens are counted by the weights that follow",
+    ),
+    _property(
+        "connection_throttle_global_session_weight",
+        "connection_global_weight",
+        whole_number(1, 1000),
+        "3",
+        "weight of a new session",
+    ),
+    _property(
+        "connection_throttle_local_session_weight",
+        "connection_local_weight",
+        whole_number(1, 1000),
+        "1",
+        "weight of a local session: the least that the others have",
+    ),
+    _property(
+        "connection_throttle_renew_session_weight",
+        "connection_renew_weight",
+        whole_number(1, 1000),
+        "2",
+        "weight of a client that goes on with its session",
+    ),
+    # -- TLS
+    _now("secureClientPort", "secure_client_port", port, "", "TLS port; without clientPort the only one"),
+    _now(
+        "secureClientPortAddress",
+        "secure_client_address",
+        address,
+        "every interface if the file has secureClientPort, else 127.0.0.1",
+        "address or host name to listen on for TLS",
+    ),
+    _property(
+        "client.portUnification", "client_port_unification", boolean, "false", "TLS on the client port, too"
+    ),
+    _property(
+        "client.certReload", "client_cert_reload", boolean, "false", "read the stores again when they change"
+    ),
+    _property(
+        "netty.server.outstandingHandshake.limit",
+        "outstanding_handshake_limit",
+        whole_number(-1),
+        "-1",
+        "TLS handshakes at once; -1 or 0 for no limit",
+    ),
+    *_tls_keys(),
+    # -- who clients are
+    _property(
+        "authProvider.NAME",
+        None,
+        str,
+        "",
+        "class of a further authentication scheme: ZooKeeper's SASLAuthenticationProvider or "
+        "X509AuthenticationProvider (there without asking if TLS is)",
+        family=r"authProvider\..+",
+    ),
+    _property(
+        "X509AuthenticationProvider.superUser",
+        "x509_super_user",
+        str,
+        "",
+        "subject of the super user's certificate, in RFC 2253 form",
+    ),
+    _now(
+        "java.security.auth.login.config",
+        "jaas_path",
+        file,
+        "",
+        "JAAS file with the users of SASL DIGEST-MD5; ZooKeeper takes it on Java's command line only",
+    ),
+    _property("sasl.serverconfig", "jaas_section", str, "Server", "section of the JAAS file"),
+    _property("superUser.NAME", None, str, "", "SASL name of a super user", family=r"superUser(\..+)?"),
+    _property(
+        "SASLAuthenticationProvider.superPassword",
+        "sasl_super_password",
+        str,
+        "",
+        "password of the SASL user `super`, instead of that in the JAAS file",
+        secret=True,
+    ),
+    _property(
+        "allowSaslFailedClients", "allow_sasl_failed_clients", boolean, "false", "keep those who fail in SASL"
+    ),
+    _property(
+        "sessionRequireClientSASLAuth",
+        "session_require_sasl",
+        boolean,
+        "false",
+        "refuse requests of clients without SASL",
+    ),
+    _property(
+        "enforce.auth.enabled",
+        "enforce_auth_enabled",
+        boolean,
+        "false",
+        "refuse requests of clients without one of `enforce.auth.schemes`",
+    ),
+    _property("enforce.auth.schemes", "enforce_auth_schemes", names, "", "schemes, with commas between"),
     # -- log and checkpoints
     _property("snapCount", "snap_count", _any_int, "100000", "transactions between checkpoints; at least 2"),
     _property(
@@ -377,6 +639,13 @@ KEYS: tuple[Key, ...] = (
         "hours between two purges, or a number with ms, s, m, h or d; 0 for none",
     ),
     # -- who may do what
+    _property(
+        "enforceQuota",
+        "enforce_quota",
+        boolean,
+        "false",
+        "true: refuse writes above a hard quota, else log them",
+    ),
     _property("skipACL", "skip_acl", yes_or_no, "no", "yes: access rights are not checked"),
     _now(
         "DigestAuthenticationProvider.superDigest",
@@ -461,32 +730,16 @@ KEYS: tuple[Key, ...] = (
     _ensemble("follower.skipLearnerRequestToNextProcessor", "a short cut inside followers"),
     _ensemble("forward_learner_requests_to_commit_processor_disabled", "a short cut inside the leader"),
     # ---- later
-    _later("secureClientPort", "TLS port for clients; refused without a clientPort", read=port),
-    _later("secureClientPortAddress", "address of the TLS port", read=address),
-    _later("client.portUnification", "TLS and plain text on the client port"),
-    _later("client.certReload", "read certificates again when they change"),
-    _later("outstandingHandshake.limit", "TLS handshakes at once", "netty.server.outstandingHandshake.limit"),
     _later("netty.server.earlyDropSecureConnectionHandshakes", "refuse TLS handshakes during the start"),
-    *_tls_keys(),
-    _later("X509AuthenticationProvider.superUser", "name in the certificate of the super user"),
-    _later("superUser", "SASL name of the super user"),
-    _later("SASLAuthenticationProvider.superPassword", "password of the SASL super user", secret=True),
-    _later("authProvider.NAME", "further authentication schemes", family=r"authProvider(\..+)?"),
     _later("DigestAuthenticationProvider.enabled", "whether the digest scheme exists; it does"),
     _later("IPAuthenticationProvider.usexforwardedfor", "client addresses from an HTTP header"),
     _later("ensembleAuthName", "names of the ensemble a client may ask for"),
-    _later("sessionRequireClientSASLAuth", "refuse clients without SASL"),
-    _later("allowSaslFailedClients", "keep clients whose SASL failed"),
-    _later("enforce.auth.enabled", "refuse clients that have not authenticated"),
-    _later("enforce.auth.schemes", "schemes that satisfy enforce.auth.enabled"),
     _later("kerberos.removeHostFromPrincipal", "SASL names without the host"),
     _later("kerberos.removeRealmFromPrincipal", "SASL names without the realm"),
     _later("kerberos.canonicalizeHostNames", "canonical host names in SASL names"),
     _later("letAnySaslUserDoX", "SASL name that may do everything"),
-    _later("sasl.serverconfig", "section of the JAAS file"),
     _later("security.auth_to_local", "rules from Kerberos to local names"),
     _later("enableEagerACLCheck", "check access rights before the leader does"),
-    _later("enforceQuota", "refuse writes above a quota"),
     _later("localSessionsEnabled", "sessions that only their server knows", read=boolean),
     _later("localSessionsUpgradingEnabled", "turn local sessions into global ones", read=boolean),
     _later("readonlymode.enabled", "serve reads without a quorum"),
@@ -509,27 +762,6 @@ KEYS: tuple[Key, ...] = (
     _later("metricsProvider.NAME", "metrics for Prometheus", family=r"metricsProvider\..+", native=True),
     _later("audit.enable", "audit log"),
     _later("pathStats.NAME", "counts of the paths used most", family=r"pathStats\..+"),
-    _later("connectionMaxTokens", "limit on new connections", "connection_throttle_tokens"),
-    _later("connectionTokenFillTime", "limit on new connections", "connection_throttle_fill_time"),
-    _later("connectionTokenFillCount", "limit on new connections", "connection_throttle_fill_count"),
-    _later("connectionFreezeTime", "limit on new connections", "connection_throttle_freeze_time"),
-    _later("connectionDropIncrease", "limit on new connections", "connection_throttle_drop_increase"),
-    _later("connectionDropDecrease", "limit on new connections", "connection_throttle_drop_decrease"),
-    _later("connectionDecreaseRatio", "limit on new connections", "connection_throttle_decrease_ratio"),
-    _later("connection_throttle_weight_enabled", "limit on new connections"),
-    _later("connection_throttle_global_session_weight", "limit on new connections"),
-    _later("connection_throttle_local_session_weight", "limit on new connections"),
-    _later("connection_throttle_renew_session_weight", "limit on new connections"),
-    _later("requestThrottleLimit", "limit on requests", "request_throttle_max_requests"),
-    _later("requestThrottleStallTime", "limit on requests", "request_throttle_stall_time"),
-    _later("requestThrottleDropStale", "limit on requests", "request_throttle_drop_stale"),
-    _later("requestStaleLatencyCheck", "drop requests that waited too long", "request_stale_latency_check"),
-    _later(
-        "requestStaleConnectionCheck", "drop requests of closed clients", "request_stale_connection_check"
-    ),
-    _later("throttledOpWaitTime", "refuse requests that waited too long", "throttled_op_wait_time"),
-    _later("largeRequestMaxBytes", "bytes of large requests in progress"),
-    _later("largeRequestThreshold", "size from which a request is large"),
     _later("clientTcpKeepAlive", "keep-alive on clients' connections"),
     _later("snapSizeLimitInKb", "log size that starts a checkpoint"),
     _later("txnLogSizeLimitInKb", "log size that starts a new segment"),
@@ -555,6 +787,13 @@ KEYS: tuple[Key, ...] = (
     _never("watcherCleanIntervalInSeconds", "watches end with their connection, without threads"),
     _never("maxInProcessingDeadWatchers", "watches end with their connection, without threads"),
     _never("bitHashCacheSize", "belongs to a data structure of Java's watch manager"),
+    _never("requestThrottleStallTime", "requests wait in their connections", "request_throttle_stall_time"),
+    _never("requestThrottleDropStale", "requests wait in their connections", "request_throttle_drop_stale"),
+    _never("requestStaleLatencyCheck", "requests wait in their connections", "request_stale_latency_check"),
+    _never(
+        "requestStaleConnectionCheck", "requests wait in their connections", "request_stale_connection_check"
+    ),
+    _never("throttledOpWaitTime", "requests wait in their connections", "throttled_op_wait_time"),
     _never("request_throttler.shutdownTimeout", "the end of the server is bounded as a whole"),
     _never("serverCnxnFactory", "names a Java class"),
     _never("audit.impl.class", "names a Java class"),

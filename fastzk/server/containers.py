@@ -1,8 +1,8 @@
 """Reaping: empty containers and TTL znodes whose time is over are deleted by the server itself.
 
-A search looks through both kinds, a slice of slots a turn of the loop, so that a million of them stall nobody.
-What it finds is proposed at a bounded pace, as an ordinary deleteContainer transaction: the pipeline validates it
-in its place among the clients' writes, so a child that is created meanwhile saves its parent.
+A search looks through both kinds, a slice of slots a turn of the loop, so that a million of them stall
+nobody. What it finds is proposed at a bounded pace, as an ordinary deleteContainer transaction: the pipeline
+validates it in its place among the clients' writes, so a child that is created meanwhile saves its parent.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class Reaper(Protocol):
 class ContainerManager:
     """Finds what is to be reaped in ``tree`` and has ``pipeline`` delete it.
 
-    ``check_interval_ms``: from the beginning of one search to that of the next, at the least. ``max_per_minute``:
-    deletions. ``max_never_used_ms``: age at which a container goes that never had a child; 0: never.
+    ``check_interval_ms``: from the beginning of one search to that of the next, at the least.
+    ``max_per_minute``: deletions. ``max_never_used_ms``: age at which a container goes that never had a
+    child; 0: never.
     ``on_failure`` is told of an unforeseen error.
     """
 

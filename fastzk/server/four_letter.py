@@ -112,10 +112,17 @@ class ConnectionView(Protocol):
 
 
 class ServerView(Protocol):
-    """What the four-letter words need to know of a server, and the two resets they can ask for.
+    """What the four-letter words need to know of a server, the resets they can ask for, and the value they set.
 
     Every member is read at most once an answer, and only by the words that show it.
     """
+
+    #: What `stmk` sets and `gtmk` shows; nothing is traced by it.
+    trace_mask: int
+
+    @property
+    def connection_drop_chance(self) -> float:
+        """The part of connect requests that is refused by chance, from 0 to 1."""
 
     @property
     def version(self) -> str:
@@ -289,18 +296,23 @@ def process_environment() -> tuple[tuple[str, str], ...]:
     )
 
 
-def answer(command: str, view: ServerView, whitelist: frozenset[str]) -> bytes | None:
+def answer(command: str, view: ServerView, whitelist: frozenset[str], argument: bytes = b"") -> bytes | None:
     """The answer to a four-letter word.
 
     `whitelist` holds the words that may be used, or `*` for all of them; `srvr` is always allowed, as in
-    ZooKeeper, whose own scripts depend on it. Returns None when `command` is not one of `COMMANDS`. Only
-    `crst` and `srst` change anything, through the view's resets.
+    ZooKeeper, whose own scripts depend on it. `argument` is what came behind the word; only `stmk` has one,
+    of eight bytes. Returns None when `command` is not one of `COMMANDS`. Only `crst`, `srst` and `stmk`
+    change anything, through the view.
     """
     render = _RENDERERS.get(command)
     if render is None:
         return None
     if command != "srvr" and command not in whitelist and "*" not in whitelist:
         return f"{command} is not executed because it is not in the whitelist.\n".encode()
+    if command == "stmk":
+        if len(argument) < 8:
+            return b""
+        view.trace_mask = int.from_bytes(argument[:8], "big", signed=True)
     if not view.serving and command not in _ANSWERED_WHEN_NOT_SERVING:
         return _NOT_SERVING.encode()
     # "replace" only guards against lone surrogates: a word must never end in an exception.
@@ -464,6 +476,10 @@ def _srst(view: ServerView) -> str:
     return "Server stats reset.\n"
 
 
+def _trace_mask(view: ServerView) -> str:
+    return str(view.trace_mask)
+
+
 def _mntr(view: ServerView) -> str:
     return "".join([f"zk_{key}\t{value}\n" for key, value in _monitor_values(view)])
 
@@ -482,8 +498,7 @@ def _monitor_values(view: ServerView) -> Iterator[tuple[str, str]]:
         ("global_sessions", view.session_count),
         ("packets_sent", view.packets_sent),
         ("packets_received", view.packets_received),
-        # Connections are refused at their limit, never dropped at random.
-        ("connection_drop_probability", 0.0),
+        ("connection_drop_probability", view.connection_drop_chance),
         ("watch_count", view.watch_count),
         ("min_latency", shortest),
         ("max_file_descriptor_count", view.max_file_descriptors),
@@ -531,7 +546,7 @@ def _java_date(milliseconds: int) -> str:
     return f"{weekday} {month} {time.strftime('%d %H:%M:%S %Z %Y', local)}"
 
 
-_ANSWERED_WHEN_NOT_SERVING: Final = frozenset({"ruok", "isro", "envi"})
+_ANSWERED_WHEN_NOT_SERVING: Final = frozenset({"ruok", "isro", "envi", "gtmk", "stmk"})
 
 _RENDERERS: Final[dict[str, Callable[[ServerView], str]]] = {
     "conf": _conf,
@@ -540,6 +555,7 @@ _RENDERERS: Final[dict[str, Callable[[ServerView], str]]] = {
     "dirs": _dirs,
     "dump": _dump,
     "envi": _envi,
+    "gtmk": _trace_mask,
     "hash": _hash,
     "isro": _isro,
     "mntr": _mntr,
@@ -547,6 +563,7 @@ _RENDERERS: Final[dict[str, Callable[[ServerView], str]]] = {
     "srst": _srst,
     "srvr": _srvr,
     "stat": _stat,
+    "stmk": _trace_mask,
     "wchc": _wchc,
     "wchp": _wchp,
     "wchs": _wchs,

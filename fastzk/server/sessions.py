@@ -191,6 +191,9 @@ class Sessions:
                 elif not session.closing:
                     session.closing = True
                     due.append(session.id)
+                    if connection is not None:
+                        # What came now would be proposed behind the end of its session.
+                        connection.end()
         return due
 
     def reopen(self, session_ids: list[int]) -> None:

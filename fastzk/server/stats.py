@@ -19,6 +19,7 @@ from fastzk.server.config import Config
 from fastzk.server.four_letter import OPERATION_NAMES, ServerConf, process_environment
 from fastzk.server.recovery import log_path, state_path
 from fastzk.server.sessions import Sessions
+from fastzk.server.throttle import ConnectionThrottle
 
 _MS = 1_000_000
 
@@ -42,7 +43,9 @@ class ConnectionStats:
 
     @property
     def interest_ops(self) -> int:
-        return 1 if self._connection.is_open and self._connection.is_reading else 0
+        # The connection that asks has sent something and has no session: ZooKeeper has stopped reading it.
+        connection = self._connection
+        return 1 if connection.is_reading and (connection.is_open or not connection.received) else 0
 
     @property
     def queued(self) -> int:
@@ -111,17 +114,19 @@ class ConnectionStats:
 
 
 class ServerStats:
-    """The whole server. ``port`` is the one it listens on, also when a free one was asked for."""
+    """The whole server. ``port`` and ``secure_port`` are those it listens on, not those asked for."""
 
     version = __version__
     built_on = "2026-11-22 00:00 UTC"
     serving = True
     mode = "standalone"
+    trace_mask = 0x132  # ZooKeeper's default
 
     def __init__(
         self,
         config: Config,
-        port: int,
+        port: int | None,
+        secure_port: int | None = None,
         *,
         tree: Tree,
         clients: Clients,
@@ -129,20 +134,27 @@ class ServerStats:
         pipeline: Pipeline,
         sessions: Sessions,
         log: TxnLog,
+        throttle: ConnectionThrottle | None = None,
     ) -> None:
         self._config = config
         self._port = port
+        self._secure_port = secure_port
         self._tree = tree
         self._clients = clients
         self._watches = watches
         self._pipeline = pipeline
         self._sessions = sessions
         self._log = log
+        self._throttle = throttle
         self._began = time.monotonic()
 
     @property
     def read_only(self) -> bool:
         return self._pipeline.read_only
+
+    @property
+    def connection_drop_chance(self) -> float:
+        return self._throttle.drop_chance if self._throttle is not None else 0.0
 
     @property
     def uptime_ms(self) -> int:
@@ -226,13 +238,16 @@ class ServerStats:
                 yield client.session_id, [_text(path) for path in paths]
 
     def watch_summary(self) -> tuple[int, int, int]:
-        watching = sum(1 for client in self._clients if client.watch_count)
-        return watching, self._watches.path_count, len(self._watches)
+        # Of data watches only: that is what ZooKeeper counts here.
+        watched = self._watches.by_path()
+        watching = {client for _, watchers in watched for client in watchers}
+        return len(watching), len(watched), sum(len(watchers) for _, watchers in watched)
 
     def conf(self) -> ServerConf:
         config = self._config
         return ServerConf(
-            client_port=self._port,
+            client_port=-1 if self._port is None else self._port,
+            secure_client_port=-1 if self._secure_port is None else self._secure_port,
             data_dir=str(config.data_dir),
             data_log_dir=str(config.data_log_dir),
             tick_time=config.tick_time_ms,

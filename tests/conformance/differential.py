@@ -1,35 +1,35 @@
-"""The same random requests to Apache ZooKeeper and to fastzk, in lock-step; any difference is made small and shown.
+"""The same random requests to Apache ZooKeeper and to fastzk, in lock-step; a difference is made small and shown.
 
-By hand: ``python tests/conformance/differential.py --seeds 0-49 --steps 5000``. Both servers get the same bytes; what
-they send back is compared frame by frame: error codes, bodies, watch events with their place among the replies,
-closed connections. In the end the whole tree is compared. Not compared are times (only whether they are 0), ids
-of sessions (each is matched with its counterpart), the order of names in a list, and zxids as numbers: ZooKeeper
-spends one on each refused write. Those must come in the same order on both sides, and a header's must lie between
-the same two changes.
-
-:func:`excuse` knows the differences kept on purpose, which ``docs/compatibility.md`` explains.
+By hand: ``python tests/conformance/differential.py --seeds 0-49 --steps 5000``. Both servers get the same bytes;
+what they send back is compared frame by frame: error codes, bodies, watch events with their place among the
+replies, closed connections. In the end the whole tree is compared. ``differential_compare`` says what counts as the
+same and which differences are kept on purpose; ``random_steps`` makes the requests.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
+import socket
 import struct
 import sys
 import tempfile
 import time
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 sys.path[:0] = map(str, Path(__file__).resolve().parents[1:3])  # when run as a script
 
-from conformance import random_steps as rs
-from conformance.random_steps import Frame, Step
-from support import wire
-from support.servers import FastzkServer, Server, ZooKeeperServer
+from support import wire  # noqa: E402
+from support.servers import FastzkServer, Server, ZooKeeperServer  # noqa: E402
+
+from conformance import random_steps as rs  # noqa: E402
+from conformance.differential_compare import Comparer, Item, Pairs, names  # noqa: E402
+from conformance.random_steps import Frame, Step  # noqa: E402
 
 CONFIG = {
     "tickTime": "2000",
@@ -42,7 +42,7 @@ CONFIG = {
 }
 _TIMEOUT_MS = 1_200_000
 _PATIENCE_S = 10.0
-_CLOSING_OPS = {wire.CLOSE_SESSION, *rs._UNKNOWN_OPS}
+_CLOSING_OPS = {wire.CLOSE_SESSION, *rs.UNKNOWN_OPS}
 
 
 class Reference(ZooKeeperServer):
@@ -55,27 +55,6 @@ class Reference(ZooKeeperServer):
         return [program, *quick, "-Dzookeeper.globalOutstandingLimit=1000000", *rest]
 
 
-@dataclass(frozen=True)
-class Item:
-    """What came from a server: a ``reply``, an ``event``, the answer to a ``connect``, ``closed`` or ``silence``."""
-
-    kind: str
-    xid: int = 0
-    zxid: int = 0
-    err: int = 0
-    body: bytes = b""
-
-    def __str__(self) -> str:
-        if self.kind == "event":
-            try:
-                return f"event {wire.decode_event(wire.Reply(-1, 0, 0, self.body))}"
-            except Exception:
-                return f"event {self.body!r}"
-        if self.kind == "reply":
-            return f"reply xid={self.xid} zxid=0x{self.zxid:x} err={self.err} body={self.body.hex(' ', 4) or 'empty'}"
-        return f"{self.kind} {self.body.hex(' ', 4)}"
-
-
 @dataclass
 class Link:
     """One connection, and the number of its session in :class:`Pairs`."""
@@ -83,6 +62,18 @@ class Link:
     connection: wire.Connection
     session: int
     xid: int = 0
+
+
+def _nth(count: int, xid: int) -> Callable[[Item], bool]:
+    """Whether an item is the reply number ``count`` with this xid."""
+    left = count
+
+    def matches(item: Item) -> bool:
+        nonlocal left
+        left -= item.kind == "reply" and item.xid == xid
+        return left == 0
+
+    return matches
 
 
 def _item(frame: bytes) -> Item:
@@ -125,7 +116,9 @@ class Side:
         try:
             self.links[slot].connection.send_bytes(raw)
             if end:
-                self.links[slot].connection._socket.shutdown(1)
+                end_sending = socket.socket(fileno=os.dup(self.links[slot].connection.fileno()))
+                with end_sending:
+                    end_sending.shutdown(socket.SHUT_WR)
         except (wire.WireError, OSError):
             pass  # the server closed it, as reading will show
 
@@ -143,35 +136,6 @@ class Side:
         except (wire.Closed, AssertionError):
             self.forget(slot)
             return Item("closed")
-
-
-class Pairs:
-    """What is the same thing on both sides under different numbers: zxids and sessions."""
-
-    def __init__(self) -> None:
-        self.zxids: tuple[list[int], list[int]] = ([0], [0])
-        self.owners: dict[int, int] = {0: 0}
-
-    def same_zxid(self, a: int, b: int) -> bool:
-        """Whether both are the same change; changes not seen before must lie between the same ones."""
-        left, right = bisect_left(self.zxids[0], a), bisect_left(self.zxids[1], b)
-        if left != right:
-            return False
-        known_a = left < len(self.zxids[0]) and self.zxids[0][left] == a
-        known_b = right < len(self.zxids[1]) and self.zxids[1][right] == b
-        if known_a or known_b:
-            return known_a and known_b
-        self.zxids[0].insert(left, a)
-        self.zxids[1].insert(right, b)
-        return True
-
-    def same_rank(self, a: int, b: int) -> bool:
-        """Whether the same known changes are before both."""
-        return bisect_right(self.zxids[0], a) == bisect_right(self.zxids[1], b)
-
-    def at(self, fraction: float) -> tuple[int, int]:
-        place = int(fraction * (len(self.zxids[0]) - 1))
-        return self.zxids[0][place], self.zxids[1][place]
 
 
 @dataclass
@@ -196,175 +160,6 @@ class ServerDied(Exception):
     """A server process ended: that is not a difference of answers."""
 
 
-def excuse(frame: Frame, zookeeper: Item, fastzk: Item) -> str | None:
-    """Why these two replies may differ, or None."""
-    if frame.op == rs.CHECK_WATCHES and fastzk.err == -121 and zookeeper.err in (0, -5):
-        return "checkWatches counts this connection's watches only, and needs no slash (ZOOKEEPER-4471)"
-    return None
-
-
-class Comparer:
-    """Compares what both servers sent, reading bodies by the request that they answer."""
-
-    def __init__(self, pairs: Pairs) -> None:
-        self.pairs = pairs
-        self.excused: Counter[str] = Counter()
-
-    def items(
-        self, frames: dict[int, Frame], zookeeper: list[Item], fastzk: list[Item], unordered: bool = False
-    ) -> str | None:
-        """What differs, or None. ``unordered``: events may come in any order."""
-        zookeeper, fastzk = self.without_checks(frames, zookeeper, fastzk)
-        if unordered:
-            zookeeper, fastzk = (sorted(x, key=lambda i: (i.kind != "event", i.body)) for x in (zookeeper, fastzk))
-        for a, b in zip(zookeeper, fastzk, strict=False):
-            what = self.item(frames, a, b)
-            if what:
-                return what
-        if len(zookeeper) != len(fastzk):
-            return f"{len(zookeeper)} frames of zookeeper, {len(fastzk)} of fastzk"
-        return None
-
-    def without_checks(
-        self, frames: dict[int, Frame], zookeeper: list[Item], fastzk: list[Item]
-    ) -> tuple[list[Item], list[Item]]:
-        answered = {item.xid for item in zookeeper if item.kind == "reply"}
-        kept = []
-        for item in fastzk:
-            frame = frames.get(item.xid) if item.kind == "reply" else None
-            if frame and frame.op == wire.CHECK and item.err == 0 and item.xid not in answered:
-                self.excused["a check that holds is answered"] += 1
-            else:
-                kept.append(item)
-        return zookeeper, kept
-
-    def item(self, frames: dict[int, Frame], a: Item, b: Item) -> str | None:
-        if a.kind != b.kind:
-            return f"{a.kind} of zookeeper, {b.kind} of fastzk"
-        if a.kind == "event":
-            # 3.8 writes zxid -1; since 3.9 it is the change's own
-            return None if (a.body, a.err) == (b.body, b.err) else "another event"
-        if a.kind == "connect":
-            return self.connect(a.body, b.body)
-        if a.kind != "reply":
-            return None
-        if a.xid != b.xid:
-            return f"reply to {a.xid} of zookeeper, to {b.xid} of fastzk"
-        frame = frames.get(a.xid)
-        if a.err != b.err:
-            reason = excuse(frame, a, b) if frame else None
-            if reason is None:
-                return f"err {a.err} of zookeeper, {b.err} of fastzk"
-            self.excused[reason] += 1
-            return None
-        body = self.body(frame, a, b) if frame and a.err == 0 else a.body == b.body
-        if not body:
-            return "another body"
-        if a.zxid in (0, -1) or b.zxid in (0, -1):
-            return None if a.zxid == b.zxid else "another zxid in the header"
-        if frame and a.err == 0 and frame.op in _CHANGES and not _failed_multi(frame, a):
-            same = self.pairs.same_zxid(a.zxid, b.zxid)
-        else:
-            same = self.pairs.same_rank(a.zxid, b.zxid)
-        return None if same else "the header's zxid has another place among the changes"
-
-    def connect(self, a: bytes, b: bytes) -> str | None:
-        if len(a) != len(b) or a[:8] != b[:8] or a[36:] != b[36:]:
-            return "another connect reply"
-        zeros = [(x[8:16] == bytes(8), x[20:36] == bytes(16)) for x in (a, b)]
-        return None if zeros[0] == zeros[1] else "another connect reply"
-
-    def body(self, frame: Frame, a: Item, b: Item) -> bool:
-        reader = _BODIES.get(frame.op)
-        if reader is None:
-            return a.body == b.body
-        shapes = []
-        for item in (a, b):
-            r = wire.Reader(item.body)
-            try:
-                shape = reader(r)
-                r.end()
-            except Exception:
-                return a.body == b.body
-            shapes.append(shape)
-        return self.same(shapes[0], shapes[1])
-
-    def same(self, a: object, b: object) -> bool:
-        if isinstance(a, wire.Stat) and isinstance(b, wire.Stat):
-            return self.stat(a, b)
-        if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-            return len(a) == len(b) and all(self.same(x, y) for x, y in zip(a, b, strict=True))
-        return a == b
-
-    def stat(self, a: wire.Stat, b: wire.Stat) -> bool:
-        zeros = [(s.ctime == 0, s.mtime == 0) for s in (a, b)]
-        masked = [s._replace(czxid=0, mzxid=0, pzxid=0, ctime=0, mtime=0, ephemeral_owner=0) for s in (a, b)]
-        return (
-            zeros[0] == zeros[1]
-            and masked[0] == masked[1]
-            and self.pairs.owners.get(a.ephemeral_owner, -1) == b.ephemeral_owner
-            and all(
-                self.pairs.same_zxid(x, y)
-                for x, y in ((a.czxid, b.czxid), (a.mzxid, b.mzxid), (a.pzxid, b.pzxid))
-            )
-        )
-
-
-# ---- bodies by operation; lists whose order is that of a hash table are sorted
-
-
-def _names(r: wire.Reader) -> list[bytes]:
-    return sorted(r.buffer() or b"" for _ in range(r.int()))
-
-
-def _acls(r: wire.Reader) -> list[tuple[int, bytes, bytes]]:
-    return sorted((r.int(), r.buffer() or b"", r.buffer() or b"") for _ in range(r.int()))
-
-
-def _clients(r: wire.Reader) -> list[tuple[bytes | None, bytes | None]]:
-    return sorted(((r.buffer(), r.buffer()) for _ in range(r.int())), key=repr)
-
-
-def _multi(r: wire.Reader) -> list[object]:
-    results: list[object] = []
-    header = struct.Struct(">i?i")
-    while True:
-        kind, done, err = r.unpack(header)
-        results.append((kind, done, err))
-        if done:
-            return results
-        if kind == -1:
-            results.append(r.int())
-        elif kind == wire.CREATE:
-            results.append(r.buffer())
-        elif kind == wire.CREATE2:
-            results += (r.buffer(), r.stat())
-        elif kind == wire.SET_DATA:
-            results.append(r.stat())
-        elif kind == wire.GET_DATA:
-            results += (r.buffer(), r.stat())
-        elif kind == wire.GET_CHILDREN:
-            results.append(_names(r))
-
-
-def _failed_multi(frame: Frame, reply: Item) -> bool:
-    return frame.op == wire.MULTI and reply.body[:4] == b"\xff\xff\xff\xff"
-
-
-_BODIES: dict[int, Callable[[wire.Reader], object]] = {
-    **{op: lambda r: (r.buffer(), r.stat()) for op in (15, rs.CREATE_CONTAINER, rs.CREATE_TTL, wire.GET_DATA)},
-    **{op: lambda r: r.stat() for op in (wire.EXISTS, wire.SET_DATA, wire.SET_ACL)},
-    wire.GET_ACL: lambda r: (_acls(r), r.stat()),
-    wire.GET_CHILDREN: _names,
-    wire.GET_CHILDREN2: lambda r: (_names(r), r.stat()),
-    wire.MULTI: _multi,
-    rs.MULTI_READ: _multi,
-    rs.GET_EPHEMERALS: _names,
-    rs.WHO_AM_I: _clients,
-}
-_CHANGES = {1, 2, 5, 7, 14, 15, rs.CREATE_CONTAINER, rs.CREATE_TTL, wire.CLOSE_SESSION}
-
-
 class Run:
     """One sequence of steps against two servers that are in the same state."""
 
@@ -382,7 +177,9 @@ class Run:
             if difference is not None:
                 for side in self.sides:
                     if not side.server.running:
-                        raise ServerDied(side.server.explain(f"{side.server.kind} ended at step {number}: {step}"))
+                        raise ServerDied(
+                            side.server.explain(f"{side.server.kind} ended at step {number}: {step}")
+                        )
                 return difference
         return None
 
@@ -408,17 +205,18 @@ class Run:
     def compare(
         self, number: int, frames: dict[int, Frame], items: list[list[Item]], unordered: bool = False
     ) -> Difference | None:
-        what = self.comparer.items(frames, *items, unordered=unordered)
+        what = self.comparer.items(frames, items[0], items[1], unordered)
         return Difference(number, what, *items) if what else None
 
     def send(self, number: int, slot: int, requests: Sequence[Frame]) -> Difference | None:
         frames: dict[int, Frame] = {}
         raws: list[list[bytes]] = [[], []]
-        last = 0
+        xids: list[int] = []
         xid = self.sides[0].links[slot].xid
         for frame in requests:
             xid += 1
             last = xid if frame.xid is None else frame.xid
+            xids.append(last)
             frames[last] = frame
             for raw, zxid in zip(raws, self.pairs.at(frame.seen or 0.0), strict=True):
                 body = frame.body if frame.seen is None else struct.pack(">q", zxid) + frame.body[8:]
@@ -426,23 +224,23 @@ class Run:
         for side, raw in zip(self.sides, raws, strict=True):
             side.links[slot].xid = xid
             side.send(slot, b"".join(raw))
-        items = [side.read(slot, lambda item: item.kind == "reply" and item.xid == last) for side in self.sides]
+        items = [side.read(slot, _nth(xids.count(last), last)) for side in self.sides]
         closing = requests[-1].op in _CLOSING_OPS or any(
             item.err == -115 and item.xid == wire.XID_AUTH for side in items for item in side
         )
         if closing:
-            for side, got in zip(self.sides, items, strict=True):
+            for index, side in enumerate(self.sides):
                 if slot in side.links:
-                    got += side.read(slot, lambda _: False)
+                    items[index] += side.read(slot, lambda _: False)
         unordered = requests[-1].op == wire.CLOSE_SESSION
         difference = self.compare(number, frames, items, unordered)
-        if difference is None and slot not in self.sides[0].links:
-            return None
+        if difference is None and self.comparer.watches_differ:
+            self.comparer.watches_differ = False
+            return self.drop(number, slot)
         if difference is None and unordered:
             # the events of one closeSession come in any order on every connection
             for other in list(self.sides[0].links):
-                got = self.ping(other)
-                difference = difference or self.compare(number, {}, got, unordered=True)
+                difference = difference or self.compare(number, {}, self.ping(other), unordered=True)
         return difference
 
     def ping(self, slot: int) -> list[list[Item]]:
@@ -460,7 +258,14 @@ class Run:
         return self.connect(number, slot, [struct.pack(">i", len(raw)) + raw] * 2, new=True)
 
     def connect(
-        self, number: int, slot: int, raws: Sequence[bytes], *, new: bool, session: int = -1, end: bool = False
+        self,
+        number: int,
+        slot: int,
+        raws: Sequence[bytes],
+        *,
+        new: bool,
+        session: int = -1,
+        end: bool = False,
     ) -> Difference | None:
         for side, raw in zip(self.sides, raws, strict=True):
             side.connect(slot, raw, session, end)
@@ -505,7 +310,9 @@ class Run:
             )
             raws.append(struct.pack(">i", len(body)) + body)
         before = {slot for slot, link in self.sides[0].links.items() if link.session == session}
-        difference = self.connect(number, step.slot, raws, new=False, session=-1 if session is None else session)
+        difference = self.connect(
+            number, step.slot, raws, new=False, session=-1 if session is None else session
+        )
         for slot in before:
             difference = difference or self.compare(number, {}, self.ping(slot))
         return difference
@@ -535,13 +342,13 @@ class Run:
                 Frame(op, wire.text(path) + rest, f"{path!r} when all steps were done")
                 for op, rest in ((wire.GET_ACL, b""), (wire.GET_DATA, b"\0"), (wire.GET_CHILDREN, b"\0"))
             )
-            for side, zxid in zip(self.sides, self.pairs.at(1.0), strict=True):
-                del side, zxid
             children, difference = self.looked(number, slot, frames)
             waiting += [f"{path.rstrip('/')}/{name}" for name in children]
         return difference
 
-    def looked(self, number: int, slot: int, frames: tuple[Frame, ...]) -> tuple[list[str], Difference | None]:
+    def looked(
+        self, number: int, slot: int, frames: tuple[Frame, ...]
+    ) -> tuple[list[str], Difference | None]:
         children: list[str] = []
         for frame in frames:
             xid = self.sides[0].links[slot].xid + 1
@@ -555,22 +362,22 @@ class Run:
                 difference.what += f" in the tree at the end: {frame}"
                 return [], difference
             if frame.op == wire.GET_CHILDREN:
-                children = [name.decode() for name in _names(wire.Reader(items[0][-1].body))]
+                children = [name.decode() for name in names(wire.Reader(items[0][-1].body))]
         return children, None
 
 
 def clean(sides: Sequence[Side]) -> bool:
-    """Close every session and remove every znode; False if the servers are not in the same state after that."""
+    """Close every session and remove every znode; False if the servers are not in the same state then."""
     states = []
     for side in sides:
         for slot in list(side.links):
             side.forget(slot)
         for known in side.sessions:
             if known is not None:
-                try:
-                    side.server.session(session_id=known[0], password=known[1], timeout_ms=_TIMEOUT_MS).close()
-                except wire.Refused:
-                    pass
+                with contextlib.suppress(wire.Refused):
+                    side.server.session(
+                        session_id=known[0], password=known[1], timeout_ms=_TIMEOUT_MS
+                    ).close()
         with side.server.session(timeout_ms=_TIMEOUT_MS) as session:
             session.add_auth("digest", rs.SUPER)
             doomed = _below(session, "/")
@@ -607,7 +414,10 @@ class Differential:
         self.stop()
         self.starts += 1
         home = self.directory / str(self.starts)
-        self.servers = [Reference(home / "zookeeper", config=CONFIG), FastzkServer(home / "fastzk", config=CONFIG)]
+        self.servers = [
+            Reference(home / "zookeeper", config=CONFIG),
+            FastzkServer(home / "fastzk", config=CONFIG),
+        ]
         for server in self.servers:
             server.launch()
         for server in self.servers:
@@ -639,7 +449,7 @@ class Differential:
         return difference
 
     def shrink(self, steps: Sequence[Step], seconds: float) -> tuple[list[Step], Difference]:
-        """A short sequence that still shows a difference: delta debugging over steps, then over their requests."""
+        """A short sequence that still shows a difference: delta debugging over steps, then over requests."""
         deadline = time.monotonic() + seconds
         self.stop()
         first = self.play(steps)
@@ -670,14 +480,9 @@ class Differential:
                 size = max(size // 2, 1)
             elif not shorter:
                 break
-        for number in reversed(range(len(steps))):
-            for index in reversed(range(len(steps[number].frames) if number < len(steps) else 0)):
-                step = steps[number]
-                frames = step.frames[:index] + step.frames[index + 1 :]
-                if frames and time.monotonic() < deadline:
-                    still([*steps[:number], replace(step, frames=frames), *steps[number + 1 :]])
-                if number >= len(steps):
-                    break
+        shorter = True
+        while shorter and time.monotonic() < deadline:
+            shorter = any(still(candidate) for candidate in _simpler(steps))
         return steps, best
 
     def check(self, seed: int, count: int, shrink_seconds: float) -> str | None:
@@ -693,10 +498,24 @@ class Differential:
         return f"seed {seed}, step {difference.step}, shrunk to {len(short)} steps:\n{small.show(short)}"
 
 
-def workplace() -> tempfile.TemporaryDirectory[str]:
+def _simpler(steps: list[Step]) -> Iterator[list[Step]]:
+    """The same steps with one request, or one operation of a multi, left out."""
+    for at, step in enumerate(steps):
+        for index, frame in enumerate(step.frames):
+            before, after = step.frames[:index], step.frames[index + 1 :]
+            if before or after:
+                yield [*steps[:at], replace(step, frames=before + after), *steps[at + 1 :]]
+            for smaller in frame.smaller():
+                yield [*steps[:at], replace(step, frames=(*before, smaller, *after)), *steps[at + 1 :]]
+
+
+@contextlib.contextmanager
+def workplace() -> Iterator[Path]:
     """A directory for both servers, in memory where there is such: nothing here is about disks."""
     shm = Path("/dev/shm")
-    return tempfile.TemporaryDirectory(prefix="fastzk-differential-", dir=shm if shm.is_dir() else None)
+    where = shm if shm.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="fastzk-differential-", dir=where) as directory:
+        yield Path(directory)
 
 
 def _seeds(text: str) -> list[int]:
@@ -708,18 +527,24 @@ def _seeds(text: str) -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare fastzk with Apache ZooKeeper under random requests.")
+    parser = argparse.ArgumentParser(
+        description="Compare fastzk with Apache ZooKeeper under random requests."
+    )
     parser.add_argument("--seeds", type=_seeds, default=[0], help="for example 0-49 or 3,7")
     parser.add_argument("--steps", type=int, default=5000, help="steps of each seed")
-    parser.add_argument("--shrink", type=float, default=120.0, help="seconds spent on making a difference small")
-    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first seed with a difference")
+    parser.add_argument(
+        "--shrink", type=float, default=120.0, help="seconds spent on making a difference small"
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="do not stop at the first seed with a difference"
+    )
     options = parser.parse_args()
     missing = ZooKeeperServer.missing()
     if missing:
         parser.error(f"Apache ZooKeeper: {missing}")
     failed = 0
     with workplace() as directory:
-        differential = Differential(Path(directory))
+        differential = Differential(directory)
         try:
             for seed in options.seeds:
                 began = time.monotonic()
@@ -727,7 +552,9 @@ def main() -> int:
                     found = differential.check(seed, options.steps, options.shrink)
                 except ServerDied as death:
                     found = f"seed {seed}: {death}"
-                print(f"seed {seed}: {found or 'no difference'} ({time.monotonic() - began:.1f} s)", flush=True)
+                print(
+                    f"seed {seed}: {found or 'no difference'} ({time.monotonic() - began:.1f} s)", flush=True
+                )
                 failed += found is not None
                 if found and not options.keep_going:
                     break

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,18 +66,25 @@ def test_kazoo_module(module: str, tmp_path: Path) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), *sys.path]))
     command = [sys.executable, "-m", "pytest", "-p", "conformance.kazoo_plugin", "-p", "no:cacheprovider"]
     command += ["-q", "-rfE", "--tb=short", "--pyargs", f"kazoo.tests.{module}", "-k", EXPRESSION]
-    done = subprocess.run(
+    # a session of its own, so that the servers it starts can be ended with it should it hang
+    process = subprocess.Popen(
         command,
         cwd=tmp_path,
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
-        check=False,
+        start_new_session=True,
     )
-    passed = re.search(r"(\d+) passed", done.stdout)
-    report = done.stdout[-20_000:] + done.stderr[-2000:]
-    assert done.returncode == 0, report
+    try:
+        output, _ = process.communicate(timeout=300)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        pytest.fail(f"kazoo.tests.{module} hangs\n{output[-20_000:]}")
+    passed = re.search(r"(\d+) passed", output)
+    report = output[-20_000:]
+    assert process.returncode == 0, report
     assert passed is not None, report
     assert int(passed[1]) >= MODULES[module], f"fewer tests than expected ran\n{report}"

@@ -171,7 +171,7 @@ class ModelTree:
             seed = path_hash(b"" if path == b"/" else path, DIGEST_SEED)
             length = -1 if node.data is None else len(node.data)
             meta = struct.pack(
-                "<6qiiii",
+                "<6qiiiiQ",
                 node.czxid,
                 node.mzxid,
                 node.pzxid,
@@ -182,6 +182,7 @@ class ModelTree:
                 node.version,
                 length,
                 node.aversion,
+                path_hash(node.acl, 0),
             )
             total += path_hash(meta, seed) + (path_hash(node.data, seed) if node.data else 0)
         return total & U64

@@ -349,16 +349,16 @@ def test_what_is_ignored_is_named_once() -> None:
         "clientPort=2181",
         "admin.enableServer=true",
         "forceSync=no",
-        "ssl.keyStore.password=hush",
-        "authProvider.1=a.b.C",
+        "kerberos.canonicalizeHostNames=true",
+        "ssl.authProvider=other",
         "jvm.pause.monitor=true",
-        "connection_throttle_tokens=5",
+        "ssl.provider=OPENSSL",
         "initLimit=5",
     )
     assert config.warnings == (
-        "accepted, without effect yet: admin.enableServer, ssl.keyStore.password, authProvider.1, "
-        "connection_throttle_tokens",
-        "accepted, without meaning here: forceSync, jvm.pause.monitor",
+        "accepted, without effect yet: admin.enableServer, kerberos.canonicalizeHostNames, "
+        "ssl.authProvider",
+        "accepted, without meaning here: forceSync, jvm.pause.monitor, ssl.provider",
     )
 
 
@@ -518,14 +518,64 @@ def test_an_address_needs_its_port() -> None:
     assert load("clientPortAddress=localhost", flags={"--client-port": "5"}).client_address == "localhost"
 
 
-def test_tls_only_is_refused() -> None:
-    assert error_of("secureClientPort=2281") == (
-        "zoo.cfg:2: secureClientPort: TLS is not supported by this version: "
-        "set clientPort as well, or instead"
+def test_tls_beside_plain_text_or_alone() -> None:
+    both = load("secureClientPort=2281", "clientPort=2181")
+    assert (both.client_port, both.secure_client_port, both.secure_client_address) == (2181, 2281, "")
+    assert both.serves_tls
+    alone = load("secureClientPort=2281", "secureClientPortAddress=127.0.0.1")
+    assert (alone.client_port, alone.secure_client_port) == (None, 2281)
+    assert alone.secure_client_address == "127.0.0.1"
+    assert alone.warnings == both.warnings == ()
+    by_flag = load("clientPort=2181", flags={"secureClientPort": "2281"})
+    assert by_flag.secure_client_address == "127.0.0.1"
+    assert error_of("clientPort=1", "secureClientPortAddress=localhost") == (
+        "zoo.cfg:3: secureClientPortAddress: is set, but secureClientPort is not: add it"
     )
-    config = load("secureClientPort=2281", "clientPort=2181")
-    assert config.secure_client_port == 2281
-    assert config.warnings == ("accepted, without effect yet: secureClientPort",)
+    assert not load("clientPort=2181").serves_tls
+    assert load("clientPort=2181", "client.portUnification=true").serves_tls
+
+
+# ---- authentication
+
+
+def test_the_authentication_schemes() -> None:
+    package = "org.apache.zookeeper.server.auth"
+    assert load("clientPort=1").auth_schemes == {"ip", "digest"}
+    assert load("secureClientPort=1").auth_schemes == {"ip", "digest", "x509"}
+    sasl = f"authProvider.1={package}.SASLAuthenticationProvider"
+    config = load("clientPort=1", sasl, "authProvider.2=a.B")
+    assert config.auth_schemes == {"ip", "digest", "sasl"}
+    assert config.warnings == ("zoo.cfg:4: authProvider.2: no authentication provider known here: 'a.B'",)
+
+
+def test_what_clients_must_have() -> None:
+    sasl = "authProvider.1=org.apache.zookeeper.server.auth.SASLAuthenticationProvider"
+    jaas = "java.security.auth.login.config=jaas.conf"
+    assert load("clientPort=1", "enforce.auth.schemes=digest").required_schemes == ()
+    config = load("clientPort=1", "enforce.auth.enabled=true", "enforce.auth.schemes=digest, sasl", sasl)
+    assert config.required_schemes == ("digest", "sasl")
+    assert load("clientPort=1", "sessionRequireClientSASLAuth=true", sasl, jaas).required_schemes == ("sasl",)
+    assert error_of("clientPort=1", "enforce.auth.enabled=true") == (
+        "zoo.cfg:3: enforce.auth.enabled: is true, but enforce.auth.schemes is not set: add it"
+    )
+    assert error_of("clientPort=1", "sessionRequireClientSASLAuth=true", jaas) == (
+        "zoo.cfg:3: sessionRequireClientSASLAuth: the authentication scheme 'sasl' is not available: "
+        "add its authProvider.NAME"
+    )
+    assert error_of("clientPort=1", "sessionRequireClientSASLAuth=true", sasl) == (
+        "zoo.cfg:3: sessionRequireClientSASLAuth: no client could have the scheme 'sasl': "
+        "set java.security.auth.login.config"
+    )
+
+
+def test_a_line_that_zookeeper_ignores_makes_nobody_super() -> None:
+    x509 = "X509AuthenticationProvider.superUser=CN=b"
+    config = load("clientPort=1", "zookeeper.superUser.a=bob", f"zookeeper.{x509}")
+    assert (config.super_users, config.x509_super_user) == ((), None)
+    assert len(config.warnings) == 2
+    config = load("clientPort=1", "superUser=bob", "superUser.2=eve", x509)
+    assert config.super_users == (("superUser", "bob"), ("superUser.2", "eve"))
+    assert config.x509_super_user == "CN=b"
 
 
 # ---- server lines
@@ -709,6 +759,12 @@ VALUES: dict[str, st.SearchStrategy[str]] = {
     "extendedTypesEnabled": st.sampled_from(["true", "false"]),
     "DigestAuthenticationProvider.digestAlg": st.sampled_from(["SHA1", "sha-256", "MD5"]),
     "server.3": st.just("localhost:28888:38888"),
+    "secureClientPort": st.just("28999"),
+    "ssl.keyStore.location": st.just("/a/b c.p12"),
+    "ssl.enabledProtocols": st.sampled_from(["TLSv1.2", "TLSv1.3, TLSv1.2"]),
+    "ssl.clientAuth": st.sampled_from(["none", "WANT", "need"]),
+    "authProvider.sasl": st.just("org.apache.zookeeper.server.auth.SASLAuthenticationProvider"),
+    "superUser.1": st.sampled_from(["bob", "é"]),
 }
 
 
@@ -745,7 +801,8 @@ def test_the_table_is_sound() -> None:
             assert key.field in fields
         if not key.family:
             assert find_key(key.name) is key
-    not_from_keys = {"secure_client_port", "server_id", "servers", "log_level", "config_path", "warnings"}
+    not_from_keys = {"server_id", "servers", "log_level", "config_path", "warnings"}
+    not_from_keys |= {"auth_providers", "super_users"}
     assert {key.field for key in KEYS if key.field} | not_from_keys == fields
     for name, title in {
         "server.12": "server.N",
@@ -762,7 +819,7 @@ def test_the_defaults_in_the_table_are_those_of_config() -> None:
     for key in KEYS:
         # Directories, the address and the session timeouts have a default in words.
         if key.field and key.default and "default" not in key.text and key.default.split()[0].isalnum():
-            if key.name in ("dataDir", "dataLogDir", "clientPortAddress"):
+            if key.name in ("dataDir", "dataLogDir", "clientPortAddress", "secureClientPortAddress"):
                 continue
             assert key.read(key.default) == getattr(config, key.field), key.name
 

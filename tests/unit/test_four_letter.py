@@ -52,6 +52,8 @@ class View:
     serving: bool = True
     read_only: bool = False
     mode: str = "standalone"
+    trace_mask: int = 306
+    connection_drop_chance: float = 0.0
     uptime_ms: int = 3368
     latency_ms: tuple[int, float, int] = (0, 4.9091, 21)
     packets_received: int = 13
@@ -131,12 +133,12 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterable[None]:
 
 
 def test_the_words() -> None:
-    words = "conf cons crst dirs dump envi hash isro mntr ruok srst srvr stat wchc wchp wchs"
+    words = "conf cons crst dirs dump envi gtmk hash isro mntr ruok srst srvr stat stmk wchc wchp wchs"
     assert " ".join(sorted(COMMANDS)) == words
     assert all(len(word) == 4 and word.isascii() for word in COMMANDS)
 
 
-@pytest.mark.parametrize("word", ["xxxx", "", "RUOK", "ruo", "ruokk", "*", "stmk"])
+@pytest.mark.parametrize("word", ["xxxx", "", "RUOK", "ruo", "ruokk", "*", "stmkx"])
 def test_anything_else_is_no_four_letter_word(word: str) -> None:
     assert answer(word, View(), ALL) is None
 
@@ -374,7 +376,7 @@ def test_resets() -> None:
     assert view.resets == ["connections", "server"]
 
 
-@pytest.mark.parametrize("word", sorted(COMMANDS - {"ruok", "isro", "envi"}))
+@pytest.mark.parametrize("word", sorted(COMMANDS - {"ruok", "isro", "envi", "gtmk", "stmk"}))
 def test_a_server_that_does_not_serve_says_so(word: str) -> None:
     view = View(serving=False)
     assert say(word, view) == "This ZooKeeper instance is not currently serving requests\n"
@@ -384,6 +386,17 @@ def test_a_server_that_does_not_serve_says_so(word: str) -> None:
 def test_ruok_and_envi_are_answered_by_a_server_that_does_not_serve() -> None:
     assert say("ruok", View(serving=False)) == "imok"
     assert say("envi", View(serving=False)) == say("envi")
+
+
+def test_trace_mask() -> None:
+    view = View(serving=False)
+    assert answer("gtmk", view, ALL) == b"306"
+    assert answer("stmk", view, frozenset(), bytes(8)) != b"0"
+    assert answer("stmk", view, ALL, bytes(7)) == b""
+    assert answer("gtmk", view, ALL) == b"306"
+    assert answer("stmk", view, ALL, b"\0\0\0\0\0\0\x01\x02rest") == b"258"
+    assert answer("gtmk", view, ALL) == b"258"
+    assert answer("stmk", view, ALL, b"\xff" * 8) == b"-1"
 
 
 def test_operation_names_cover_every_request_of_a_session() -> None:

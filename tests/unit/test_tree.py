@@ -368,7 +368,7 @@ def test_any_history() -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(
-            max_examples=100,
+            max_examples=60,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -928,7 +928,7 @@ def test_damaged_checkpoints_never_crash() -> None:
     # In a process of its own: a crash must not take the other tests with it. An address space limit turns an
     # attempt to allocate by a damaged length into an error.
     code = "import resource, test_tree; resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)); "
-    code += f"print(*test_tree.damaged_loads({random.Random(1).randrange(1 << 30)}, 3000))"
+    code += f"print(*test_tree.damaged_loads({random.Random(1).randrange(1 << 30)}, 1500))"
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.pathsep.join([here, os.path.dirname(here), os.path.dirname(os.path.dirname(here))])
     done = subprocess.run(
