@@ -59,7 +59,8 @@ cdef class Clients:
     cdef Client get(self, uint32_t slot)
     cdef int mark(self, Client client) except -1
     cdef int flush(self) except -1
-    cdef void account(self, Client client, int32_t op, int32_t xid, int64_t zxid, int64_t began_ns, int64_t now) noexcept
+    cdef void account(self, Client client, int32_t op, int32_t xid, int64_t zxid, int64_t began_ns,
+                      int64_t now) noexcept
 
 
 cdef extern from * nogil:

@@ -130,7 +130,8 @@ cdef class Clients:
         """Send everything that waits to be sent."""
         self.flush()
 
-    cdef void account(self, Client client, int32_t op, int32_t xid, int64_t zxid, int64_t began_ns, int64_t now) noexcept:
+    cdef void account(self, Client client, int32_t op, int32_t xid, int64_t zxid, int64_t began_ns,
+                      int64_t now) noexcept:
         # One request was answered; latencies are kept in nanoseconds.
         cdef int64_t spent = now - began_ns
         self.sent += 1

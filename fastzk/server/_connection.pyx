@@ -18,11 +18,12 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.string cimport memcpy, memmove
 
 from fastzk._codec cimport (
-    Span, fz_load32, get_bool, get_i32, get_i64, get_span, out_free, out_room, put_bytes, put_i32, put_i64, put_span,
+    Span, fz_load32, get_i32, get_i64, get_span, out_free, out_room, put_bytes, put_i32, put_i64, put_span,
     put_u8, reader_init,
 )
 from fastzk._constants cimport (
-    ERR_AUTH_FAILED, ERR_MARSHALLING, ERR_OK, ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED, ERR_RECONFIG_DISABLED,
+    ERR_AUTH_FAILED, ERR_MARSHALLING, ERR_OK, ERR_RECONFIG_DISABLED,
+    ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED,
     OP_AUTH, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
     OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_RECONFIG, OP_SASL, OP_SET_ACL, OP_SET_DATA, OP_SYNC,
 )
@@ -126,7 +127,8 @@ cdef class Connection(Client):
             self.abort()
             return
         if service.max_clients and service.clients.count > service.max_clients:
-            logger.warning("connection refused address=%s reason=%s", self.host, f"maxCnxns={service.max_clients} reached")
+            logger.warning("connection refused address=%s reason=%s", self.host,
+                           f"maxCnxns={service.max_clients} reached")
             self.abort()
             return
         service.newcomers.add(self)
@@ -248,7 +250,8 @@ cdef class Connection(Client):
                 self.reject(f"a frame of {length} bytes, jute.maxbuffer is {self.service.max_frame}")
                 return n
             if length > pipeline.large_threshold and pipeline.large_bytes + length > pipeline.large_max:
-                self.reject(f"a request of {length} bytes above the {pipeline.large_bytes} bytes of large requests in progress")
+                self.reject(f"a request of {length} bytes above the {pipeline.large_bytes} bytes of large requests "
+                            "in progress")
                 return n
             if n - at - 4 < <size_t>length:
                 break
@@ -473,7 +476,8 @@ cdef class Connection(Client):
         self.received += 1
         service.clients.received += 1
         if seen > service.clients.zxid:
-            return self.reject(f"the client has seen zxid 0x{seen:x}, this server's last one is 0x{service.clients.zxid:x}")
+            return self.reject(f"the client has seen zxid 0x{seen:x}, "
+                               f"this server's last one is 0x{service.clients.zxid:x}")
         self.timeout_ms = service.sessions.negotiate(timeout)
         if session == 0:
             self.session_id = service.sessions.new_id()
@@ -512,7 +516,8 @@ cdef class Connection(Client):
         put_span(out, <const uint8_t*>password, 16)
         if self.has_read_only:
             put_u8(out, 0)
-        self.service.clients.account(self, OP_CREATE_SESSION, 0, self.service.clients.zxid, self.heard_ns, fz_monotonic_ns())
+        self.service.clients.account(self, OP_CREATE_SESSION, 0, self.service.clients.zxid, self.heard_ns,
+                                     fz_monotonic_ns())
         return self.service.clients.mark(self)
 
     cdef int add_auth(self, int32_t xid, Reader* r) except -1:

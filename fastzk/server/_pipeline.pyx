@@ -27,7 +27,7 @@ from fastzk._codec cimport (
 )
 from fastzk._constants cimport (
     ERR_MARSHALLING, ERR_NOT_READ_ONLY, ERR_OK, ERR_RUNTIME_INCONSISTENCY,
-    OP_CHECK, OP_CLOSE_SESSION, OP_CREATE_SESSION, OP_DELETE_CONTAINER, OP_ERROR, OP_MULTI, OP_SYNC,
+    OP_CHECK, OP_CLOSE_SESSION, OP_CREATE_SESSION, OP_DELETE_CONTAINER, OP_ERROR, OP_SYNC,
 )
 from fastzk._log cimport LOG_HEADER_BYTES
 from fastzk.server._clients cimport begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
@@ -171,7 +171,6 @@ cdef class Pipeline:
     cdef int refuse(self, Client client, int32_t op, int32_t xid, int32_t err, int64_t now_ns) except -1:
         # Answer with a header alone, in the client's and the changes' order.
         cdef Entry* entry
-        cdef int64_t now
         if self.pending == 0:
             put_reply(client, xid, self.clients.zxid, err)
             self.clients.account(client, op, xid, self.clients.zxid, now_ns, fz_monotonic_ns())
@@ -326,7 +325,6 @@ cdef class Pipeline:
         cdef Client client
         cdef const uint8_t* at = round.batch.buf + LOG_HEADER_BYTES if round.batch.count else NULL
         cdef int64_t now_ns = fz_monotonic_ns()
-        cdef size_t start
         for i in range(round.size):
             entry = &round.entries[i]
             client = None

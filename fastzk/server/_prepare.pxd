@@ -21,7 +21,8 @@ cdef class Preparer:
 
     cdef int32_t prepare(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t zxid, int64_t now) except? 1
     cdef int begin(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, int32_t op) except -1
-    cdef int32_t create(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1
+    cdef int32_t create(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out,
+                        int32_t* txn_type) except? 1
     cdef int32_t delete(self, Client client, Reader* r, int64_t zxid, OutBuf* out, bint reap) except? 1
     cdef int32_t set_data(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1
     cdef int32_t set_acl(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1

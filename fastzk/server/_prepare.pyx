@@ -7,11 +7,11 @@ needs: applying it never fails and never asks who sent it.
 """
 
 from libc.stdio cimport snprintf
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memset
 
 from fastzk._acl cimport acl_permits, is_open_acl
 from fastzk._codec cimport (
-    get_bool, get_i32, get_i64, get_span, out_free, out_room, put_bytes, put_i32, put_i64, put_span, put_u8, reader_init,
+    get_bool, get_i32, get_i64, get_span, out_free, put_bytes, put_i32, put_i64, put_span, put_u8,
 )
 from fastzk._constants cimport (
     ERR_BAD_ARGUMENTS, ERR_BAD_VERSION, ERR_INVALID_ACL, ERR_MARSHALLING, ERR_NO_AUTH,
@@ -23,7 +23,7 @@ from fastzk._constants cimport (
     PERM_ADMIN, PERM_CREATE, PERM_DELETE, PERM_READ, PERM_WRITE,
 )
 from fastzk._paths cimport parent_length, valid_path
-from fastzk._tree cimport OWNER_EPHEMERAL, OWNER_PERSISTENT, ROOT, owner_kind, ttl_owner
+from fastzk._tree cimport OWNER_EPHEMERAL, OWNER_PERSISTENT, owner_kind, ttl_owner
 from fastzk.server._overlay cimport Change
 from fastzk.server._quota cimport QUOTA_ROOT_BYTES, is_below_quota
 
@@ -48,7 +48,9 @@ cdef inline bint is_special(const uint8_t* p, int32_t n) noexcept nogil:
         return n == 0 or p[0] == 47
     if n < 10 or memcmp(p, b"/zookeeper", 10) != 0:
         return False
-    return n == 10 or (n == 16 and memcmp(p + 10, b"/quota", 6) == 0) or (n == 17 and memcmp(p + 10, b"/config", 7) == 0)
+    return n == 10 or (
+        n == 16 and memcmp(p + 10, b"/quota", 6) == 0
+    ) or (n == 17 and memcmp(p + 10, b"/config", 7) == 0)
 
 
 cdef inline bint is_limits(const uint8_t* p, int32_t n, int32_t above, int32_t parent) noexcept nogil:
@@ -92,7 +94,8 @@ cdef class Preparer:
         err = self.one(client, op, r, zxid, &self.txn, &txn_type)
         return err
 
-    cdef int32_t one(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1:
+    cdef int32_t one(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out,
+                     int32_t* txn_type) except? 1:
         txn_type[0] = op
         if op == OP_SET_DATA:
             return self.set_data(client, r, zxid, out)
@@ -164,7 +167,8 @@ cdef class Preparer:
 
     # -- the operations -----------------------------------------------------------------------------------
 
-    cdef int32_t create(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1:
+    cdef int32_t create(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out,
+                        int32_t* txn_type) except? 1:
         cdef Span path = get_span(r)
         cdef Span data = get_span(r)
         cdef Span asked
@@ -552,7 +556,6 @@ cdef int32_t multi_create_type(int32_t op, const Reader* r) noexcept:
     # without a ttl: OP_ERROR, but only if it comes to this operation. The reader stands behind the number; done
     # flag and err follow.
     cdef Reader ahead
-    cdef Span skip
     cdef int32_t count, flags
     if op != OP_CREATE and op != OP_CREATE2 and op != OP_CREATE_CONTAINER and op != OP_CREATE_TTL:
         return op

@@ -32,6 +32,8 @@ cdef class Quotas:
     cdef dict table              # path -> Quota
     cdef object proposed         # deque of (zxid, Quota, znodes, bytes), by zxid
     cdef readonly int active     # quotas; writes look at nothing but this while it is 0
+    cdef int32_t shortest        # bytes of their paths
+    cdef int32_t longest
     cdef readonly int open       # length of `proposed`
     cdef public bint enforce     # refuse what exceeds a hard limit
 
@@ -52,6 +54,7 @@ cdef class Quotas:
     cdef int read_stats(self, Quota quota) except -1
     cdef int write_stats(self, bytes stats_path, int64_t count, int64_t size) except -1
     cdef int recount(self, bytes path, int64_t* count, int64_t* size) except -1
+    cdef int count_paths(self) except -1
     cdef int learn(self, bytes path, uint32_t slot) except -1
 
 

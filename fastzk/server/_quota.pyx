@@ -103,6 +103,7 @@ cdef class Quotas:
         cdef Node* node
         self.tree = tree
         self.table = {}
+        self.count_paths()
         self.proposed = deque()
         top = tree.lookup(b"/zookeeper/quota", QUOTA_ROOT_BYTES) if len(tree) else 0
         slot = tree.node(top).first_child if top else 0
@@ -128,10 +129,11 @@ cdef class Quotas:
         return found
 
     cdef Quota nearest(self, const uint8_t* p, int32_t n):
-        while n > 0:
-            found = self.table.get(p[:n])
-            if found is not None:
-                return found
+        while n >= self.shortest:
+            if n <= self.longest:
+                found = self.table.get(p[:n])
+                if found is not None:
+                    return found
             n = parent_length(p, n)
         return None
 
@@ -164,7 +166,7 @@ cdef class Quotas:
             if quota is not None:
                 if kind == LIMITS:
                     del self.table[quota.path]
-                    self.active = <int>len(self.table)
+                    self.count_paths()
                 else:
                     quota.has_stats = False
         return self.add(p, n, -1, -data_len if data_len > 0 else 0)
@@ -206,7 +208,18 @@ cdef class Quotas:
         quota.read_limits(node.blob + node.name_len, node.data_len)
         self.read_stats(quota)
         self.table[path] = quota
+        return self.count_paths()
+
+    cdef int count_paths(self) except -1:
+        # `table` has changed. There are few quotas, and they change seldom.
+        cdef int32_t n
         self.active = <int>len(self.table)
+        self.shortest = 0x7FFFFFFF
+        self.longest = 0
+        for path in self.table:
+            n = <int32_t>len(path)
+            self.shortest = min(self.shortest, n)
+            self.longest = max(self.longest, n)
         return 0
 
     cdef int read_stats(self, Quota quota) except -1:
@@ -335,6 +348,7 @@ cdef class Quotas:
             return 0
         quota.warned_ns = now
         logger.warning(
-            "quota exceeded path=%s %s=%d %s_limit=%d refused=%s", quota.path.decode("utf-8", "replace"), what,
-            found, "hard" if hard else "soft", limit, bool(hard and self.enforce))
+            "quota exceeded path=%s %s=%d %s_limit=%d refused=%s",
+            quota.path.decode("utf-8", "replace"), what, found, "hard" if hard else "soft", limit,
+            bool(hard and self.enforce))
         return 0

@@ -8,7 +8,7 @@ from libc.string cimport memchr, memcmp
 
 from fastzk._acl cimport acl_permits
 from fastzk._codec cimport (
-    fz_store32, fz_store64, get_bool, get_i32, get_i64, get_span, out_room, put_bytes, put_i32, put_span, put_u8,
+    fz_store32, get_bool, get_i32, get_i64, get_span, put_bytes, put_i32, put_span, put_u8,
 )
 from fastzk._constants cimport (
     ADDWATCH_PERSISTENT, ADDWATCH_PERSISTENT_RECURSIVE,
@@ -225,7 +225,7 @@ cdef class Reads:
         cdef uint32_t slot
         cdef uint32_t modes
         cdef Span path
-        for kind in range(kinds):
+        for _ in range(kinds):
             count = get_i32(&ahead)
             while count > 0 and not ahead.bad:
                 get_span(&ahead)

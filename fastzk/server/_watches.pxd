@@ -56,7 +56,8 @@ cdef class Watches:
     cdef int changed(self, const uint8_t* path, int32_t n, int64_t zxid, uint32_t acl) except -1
     cdef int send(self, Client client, const uint8_t* path, int32_t n, int32_t event, int64_t zxid) except -1
 
-    cdef int fire(self, const uint8_t* path, int32_t n, int32_t event, int64_t zxid, uint32_t acl, uint32_t modes) except -1
+    cdef int fire(self, const uint8_t* path, int32_t n, int32_t event, int64_t zxid, uint32_t acl,
+                  uint32_t modes) except -1
     cdef int fire_at(self, const uint8_t* at, int32_t at_n, const uint8_t* path, int32_t n, int32_t event, int64_t zxid,
                      uint32_t acl, uint32_t modes) except -1
     cdef uint32_t find_path(self, const uint8_t* path, int32_t n, uint64_t h) noexcept

@@ -11,14 +11,14 @@ event. A client that may not read the znode gets none. An event's header carries
 as ZooKeeper does since 3.9.
 """
 
-from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy
 
 import os
 
 from fastzk._acl cimport acl_permits
-from fastzk._codec cimport out_free, out_room, put_bytes, put_i32, put_i64, put_span
-from fastzk._codec cimport fz_store32
+from fastzk._codec cimport out_free, put_i32, put_i64, put_span
+
 from fastzk._constants cimport (
     EVENT_CHILDREN_CHANGED, EVENT_CREATED, EVENT_DATA_CHANGED, EVENT_DELETED, PERM_READ, STATE_SYNC_CONNECTED,
     XID_NOTIFICATION,
@@ -284,7 +284,8 @@ cdef class Watches:
             number = after
         return 0
 
-    cdef int fire(self, const uint8_t* path, int32_t n, int32_t event, int64_t zxid, uint32_t acl, uint32_t modes) except -1:
+    cdef int fire(self, const uint8_t* path, int32_t n, int32_t event, int64_t zxid, uint32_t acl,
+                  uint32_t modes) except -1:
         cdef int32_t above = n
         if self.paths.used == 0:
             return 0

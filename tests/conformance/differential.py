@@ -1,9 +1,9 @@
-"""The same random requests to Apache ZooKeeper and to fastzk, in lock-step; a difference is made small and shown.
+"""The same random requests to Apache ZooKeeper and to fastzk, in lock-step; differences are made small.
 
-By hand: ``python tests/conformance/differential.py --seeds 0-49 --steps 5000``. Both servers get the same bytes;
-what they send back is compared frame by frame: error codes, bodies, watch events with their place among the
-replies, closed connections. In the end the whole tree is compared. ``differential_compare`` says what counts as the
-same and which differences are kept on purpose; ``random_steps`` makes the requests.
+By hand: ``python tests/conformance/differential.py --seeds 0-49 --steps 5000``. Both servers get the same
+bytes; what they send back is compared frame by frame: error codes, bodies, watch events with their place
+among the replies, closed connections. In the end the whole tree is compared. ``differential_compare`` says
+what counts as the same and which differences are kept on purpose; ``random_steps`` makes the requests.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ CONFIG = {
     # no session expires during a run
     "minSessionTimeout": "600000",
     "maxSessionTimeout": "3600000",
+    # containers and TTL znodes stay: no client can foresee when they are looked for
+    "znode.container.checkIntervalMs": "86400000",
     "extendedTypesEnabled": "true",
     "DigestAuthenticationProvider.superDigest": rs.digest_id(rs.SUPER),
 }
@@ -177,9 +179,7 @@ class Run:
             if difference is not None:
                 for side in self.sides:
                     if not side.server.running:
-                        raise ServerDied(
-                            side.server.explain(f"{side.server.kind} ended at step {number}: {step}")
-                        )
+                        raise ServerDied(side.server.explain(f"{side.server.kind} ended at step {number}: {step}"))
                 return difference
         return None
 
@@ -249,8 +249,7 @@ class Run:
             if slot in side.links:
                 side.send(slot, wire.Session.frame(wire.XID_PING, wire.Request(wire.PING, b"")))
         return [
-            side.read(slot, lambda item: item.xid == wire.XID_PING) if slot in side.links else []
-            for side in self.sides
+            side.read(slot, lambda item: item.xid == wire.XID_PING) if slot in side.links else [] for side in self.sides
         ]
 
     def open(self, number: int, slot: int) -> Difference | None:
@@ -310,9 +309,7 @@ class Run:
             )
             raws.append(struct.pack(">i", len(body)) + body)
         before = {slot for slot, link in self.sides[0].links.items() if link.session == session}
-        difference = self.connect(
-            number, step.slot, raws, new=False, session=-1 if session is None else session
-        )
+        difference = self.connect(number, step.slot, raws, new=False, session=-1 if session is None else session)
         for slot in before:
             difference = difference or self.compare(number, {}, self.ping(slot))
         return difference
@@ -346,9 +343,7 @@ class Run:
             waiting += [f"{path.rstrip('/')}/{name}" for name in children]
         return difference
 
-    def looked(
-        self, number: int, slot: int, frames: tuple[Frame, ...]
-    ) -> tuple[list[str], Difference | None]:
+    def looked(self, number: int, slot: int, frames: tuple[Frame, ...]) -> tuple[list[str], Difference | None]:
         children: list[str] = []
         for frame in frames:
             xid = self.sides[0].links[slot].xid + 1
@@ -375,9 +370,7 @@ def clean(sides: Sequence[Side]) -> bool:
         for known in side.sessions:
             if known is not None:
                 with contextlib.suppress(wire.Refused):
-                    side.server.session(
-                        session_id=known[0], password=known[1], timeout_ms=_TIMEOUT_MS
-                    ).close()
+                    side.server.session(session_id=known[0], password=known[1], timeout_ms=_TIMEOUT_MS).close()
         with side.server.session(timeout_ms=_TIMEOUT_MS) as session:
             session.add_auth("digest", rs.SUPER)
             doomed = _below(session, "/")
@@ -527,17 +520,11 @@ def _seeds(text: str) -> list[int]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Compare fastzk with Apache ZooKeeper under random requests."
-    )
+    parser = argparse.ArgumentParser(description="Compare fastzk with Apache ZooKeeper under random requests.")
     parser.add_argument("--seeds", type=_seeds, default=[0], help="for example 0-49 or 3,7")
     parser.add_argument("--steps", type=int, default=5000, help="steps of each seed")
-    parser.add_argument(
-        "--shrink", type=float, default=120.0, help="seconds spent on making a difference small"
-    )
-    parser.add_argument(
-        "--keep-going", action="store_true", help="do not stop at the first seed with a difference"
-    )
+    parser.add_argument("--shrink", type=float, default=120.0, help="seconds spent on making a difference small")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first seed with a difference")
     options = parser.parse_args()
     missing = ZooKeeperServer.missing()
     if missing:
@@ -552,9 +539,7 @@ def main() -> int:
                     found = differential.check(seed, options.steps, options.shrink)
                 except ServerDied as death:
                     found = f"seed {seed}: {death}"
-                print(
-                    f"seed {seed}: {found or 'no difference'} ({time.monotonic() - began:.1f} s)", flush=True
-                )
+                print(f"seed {seed}: {found or 'no difference'} ({time.monotonic() - began:.1f} s)", flush=True)
                 failed += found is not None
                 if found and not options.keep_going:
                     break

@@ -1,9 +1,9 @@
 """What counts as the same answer of two servers, for the differential test.
 
 Bodies are read by the request that they answer. Not compared are times (only whether they are 0), ids of
-sessions (each is matched with its counterpart), the order of names in a list, and zxids as numbers: ZooKeeper
-spends one on each refused write. Those must come in the same order on both sides, and a header's must lie between
-the same two changes.
+sessions (each is matched with its counterpart), the order of names in a list, and zxids as numbers:
+ZooKeeper spends one on each refused write. Those must come in the same order on both sides, and a header's
+must lie between the same two changes.
 
 :func:`excuse` knows the differences kept on purpose, which ``docs/compatibility.md`` explains.
 """
@@ -24,7 +24,7 @@ from conformance.random_steps import Frame
 
 @dataclass(frozen=True)
 class Item:
-    """What came from a server: ``reply``, ``event``, ``connect`` (the answer to it), ``closed`` or ``silence``."""
+    """What came: a ``reply``, an ``event``, the answer to a ``connect``, ``closed`` or ``silence``."""
 
     kind: str
     xid: int = 0
@@ -100,9 +100,7 @@ class Comparer:
         """What differs, or None. ``unordered``: events may come in any order."""
         zookeeper, fastzk = self.without_checks(frames, zookeeper, fastzk)
         if unordered:
-            zookeeper, fastzk = (
-                sorted(x, key=lambda i: (i.kind != "event", i.body)) for x in (zookeeper, fastzk)
-            )
+            zookeeper, fastzk = (sorted(x, key=lambda i: (i.kind != "event", i.body)) for x in (zookeeper, fastzk))
         for a, b in zip(zookeeper, fastzk, strict=False):
             what = self.item(frames, a, b)
             if what:
@@ -192,10 +190,7 @@ class Comparer:
             zeros[0] == zeros[1]
             and masked[0] == masked[1]
             and self.pairs.owners.get(a.ephemeral_owner, -1) == b.ephemeral_owner
-            and all(
-                self.pairs.same_zxid(x, y)
-                for x, y in ((a.czxid, b.czxid), (a.mzxid, b.mzxid), (a.pzxid, b.pzxid))
-            )
+            and all(self.pairs.same_zxid(x, y) for x, y in ((a.czxid, b.czxid), (a.mzxid, b.mzxid), (a.pzxid, b.pzxid)))
         )
 
 
@@ -248,9 +243,7 @@ def _failed_multi(frame: Frame, reply: Item) -> bool:
 
 
 _BODIES: dict[int, Callable[[wire.Reader], object]] = {
-    **{
-        op: lambda r: (r.buffer(), r.stat()) for op in (15, rs.CREATE_CONTAINER, rs.CREATE_TTL, wire.GET_DATA)
-    },
+    **{op: lambda r: (r.buffer(), r.stat()) for op in (15, rs.CREATE_CONTAINER, rs.CREATE_TTL, wire.GET_DATA)},
     **{op: lambda r: r.stat() for op in (wire.EXISTS, wire.SET_DATA, wire.SET_ACL)},
     wire.GET_ACL: lambda r: (_acls(r), r.stat()),
     wire.GET_CHILDREN: names,

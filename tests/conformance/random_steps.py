@@ -1,14 +1,15 @@
 """Seeded random requests, valid and not, for the differential test.
 
-A :class:`Step` is plain data and refers to nothing that a server answered: sessions are named by the *slot*
-(one of a few client connections) that had them last, zxids by a fraction of those seen so far. So any subset of a
-sequence of steps can be played as well, which is what makes a difference shrinkable.
+A :class:`Step` is plain data and refers to nothing that a server answered: sessions are named by the
+*slot* (one of a few client connections) that had them last, zxids by a fraction of those seen so far. So
+any subset of a sequence of steps can be played as well, which is what makes a difference shrinkable.
 
-Left out because Apache ZooKeeper 3.8 ends or hangs on them: ``createTTL`` with a flag that is not a TTL's and a
-negative ttl, znodes named ``zookeeper_limits`` or ``zookeeper_stats``, null paths built into a ``multi``. Left out
-because 3.8.0 has bugs there that later releases fixed: one-shot and persistent watches of one connection on one path
-(each slot has a kind of its own), IPv6 addresses in ACLs. Left out because fastzk differs there (see
-``docs/compatibility.md``): a ``multiRead`` of writes, the types 4 and 5 of ``checkWatches`` and ``removeWatches``.
+Left out because Apache ZooKeeper 3.8 ends or hangs on them: ``createTTL`` with a flag that is not a TTL's
+and a negative ttl, znodes named ``zookeeper_limits`` or ``zookeeper_stats``, null paths built into a
+``multi``. Left out because 3.8.0 has bugs there that later releases fixed: one-shot and persistent watches
+of one connection on one path (each slot has a kind of its own), IPv6 addresses in ACLs. Left out because
+fastzk differs there (see ``docs/compatibility.md``): a ``multiRead`` of writes, the types 4 and 5 of
+``checkWatches`` and ``removeWatches``.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ from support.wire import Acl
 ) = range(23)
 GET_EPHEMERALS, GET_ALL_CHILDREN_NUMBER, SET_WATCHES2, ADD_WATCH, WHO_AM_I = range(103, 108)
 
+_REGULAR = (
+    "create delete exists getData setData getACL setACL getChildren sync - ping getChildren2 check multi create2 "
+    "reconfig checkWatches removeWatches createContainer deleteContainer createTTL multiRead"
+)
+_LATE = "auth setWatches sasl getEphemerals getAllChildrenNumber setWatches2 addWatch whoAmI"
 NAMES = {
-    **{1: "create", 2: "delete", 3: "exists", 4: "getData", 5: "setData", 6: "getACL", 7: "setACL"},
-    **{8: "getChildren", 9: "sync", 11: "ping", 12: "getChildren2", 13: "check", 14: "multi", 15: "create2"},
-    **{16: "reconfig", 17: "checkWatches", 18: "removeWatches", 19: "createContainer", 20: "deleteContainer"},
-    **{21: "createTTL", 22: "multiRead", 100: "auth", 101: "setWatches", 103: "getEphemerals"},
-    **{104: "getAllChildrenNumber", 105: "setWatches2", 106: "addWatch", 107: "whoAmI", -11: "closeSession"},
+    **dict(enumerate(_REGULAR.split(), 1)),
+    **dict(enumerate(_LATE.split(), 100)),
+    wire.CLOSE_SESSION: "closeSession",
 }
 
 #: Slots with one-shot watches only, with persistent ones only, and with recursive ones only.
@@ -95,9 +99,10 @@ class Frame:
 class Step:
     """What one client does before the next one gets its turn.
 
-    ``kind``: ``send`` the frames in one write; ``drop`` the connection; ``attach`` to the session that ``source``
-    had last; ``greet`` on a new connection with ``raw`` as the connect request, then close the session; ``bytes``:
-    send ``raw``, then no more. A slot without a connection gets one, with a new session, when it needs one.
+    ``kind``: ``send`` the frames in one write; ``drop`` the connection; ``attach`` to the session that
+    ``source`` had last; ``greet`` on a new connection with ``raw`` as the connect request, then close the
+    session; ``bytes``: send ``raw``, then no more. A slot without a connection gets one, with a new
+    session, when it needs one.
     """
 
     kind: str
@@ -200,11 +205,7 @@ _ACLS: tuple[tuple[Acl, ...], ...] = (
     (Acl(31, "ip", "0127.-0.+0.000001/+032"),),
 )
 _BAD_IDS = (
-    *(
-        (scheme, who)
-        for scheme in ("digest", "ip")
-        for who in ("", ":", "a:", ":b", "a:b", "a:b:", "a:b:c", "a")
-    ),
+    *((scheme, who) for scheme in ("digest", "ip") for who in ("", ":", "a:", ":b", "a:b", "a:b:", "a:b:c", "a")),
     *(
         ("world", "everyone"),
         ("world", ""),
@@ -223,14 +224,8 @@ _BAD_IDS = (
         ("auth", None),
         ("World", "anyone"),
     ),
-    *(
-        ("ip", who)
-        for who in ("1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.-4", "1.2.3.4/33", "1.2.3.4/", "1.2.3.4/-1")
-    ),
-    *(
-        ("ip", who)
-        for who in ("1.2.3.4/8/8", "1.2.3.4/+8", "01.2.3.4", "1.2.3.4 ", "a.b.c.d", "1..2.3", "1.2.3.4.")
-    ),
+    *(("ip", who) for who in ("1.2.3", "1.2.3.4.5", "256.1.1.1", "1.2.3.-4", "1.2.3.4/33", "1.2.3.4/", "1.2.3.4/-1")),
+    *(("ip", who) for who in ("1.2.3.4/8/8", "1.2.3.4/+8", "01.2.3.4", "1.2.3.4 ", "a.b.c.d", "1..2.3", "1.2.3.4.")),
     *(("digest", "::b"), ("digest", "amy:"), ("digest", "ä:b"), ("ip", "1.2.3.4/ 8"), ("digest", "a\x00:b")),
 )
 _VERSIONS = (0, 0, 1, 1, 2, 3, 4, -2, 2**31 - 1, -(2**31))
@@ -285,25 +280,21 @@ class Generator:
         if kind < 0.026:
             return self.greet(slot)
         if kind < 0.030:
-            raw = b"".join(
-                r.choice((self.number(), r.randbytes(r.randrange(1, 9)))) for _ in range(r.randrange(1, 4))
-            )
+            raw = b"".join(r.choice((self.number(), r.randbytes(r.randrange(1, 9)))) for _ in range(r.randrange(1, 4)))
             size = r.choice((0, 1, 4, 7, -1, -(2**31), 1 << 20, 2**31 - 1, len(raw) + 100))
             return Step("bytes", slot, raw=struct.pack(">i", size) + raw)
         if kind < 0.036:
             return Step("send", slot, (Frame(wire.CLOSE_SESSION, b"", ""),))
         if kind < 0.038:
-            return Step(
-                "send", slot, (self.frame(r.choice(UNKNOWN_OPS), self.number() * r.randrange(4), "unknown"),)
-            )
+            return Step("send", slot, (self.frame(r.choice(UNKNOWN_OPS), self.number() * r.randrange(4), "unknown"),))
         if kind < 0.055:
             return Step("send", slot, (self.auth(),))
         count = 1 if r.random() < 0.8 else r.randrange(2, 7)
         frames: list[Frame] = []
         while len(frames) < count:
             frames.append(self.request(slot))
-            # What is pipelined behind a setACL ZooKeeper checks by the old ACL or the new one, as it happens. A
-            # watch of exists is on one side only if the client may not read the znode.
+            # What is pipelined behind a setACL ZooKeeper checks by the old ACL or the new one, as it
+            # happens. A watch of exists is on one side only if the client may not read the znode.
             if frames[-1].op in {wire.SET_ACL, wire.EXISTS}:
                 break
         if any(frame.op == wire.CHECK for frame in frames):
@@ -314,9 +305,7 @@ class Generator:
     # ---- what requests are made of
 
     def number(self) -> bytes:
-        return struct.pack(
-            ">i", self.r.choice((-1, -2, 0, 1, 2, 5, 255, 65536, 2**24 - 1, 2**31 - 1, -(2**31)))
-        )
+        return struct.pack(">i", self.r.choice((-1, -2, 0, 1, 2, 5, 255, 65536, 2**24 - 1, 2**31 - 1, -(2**31))))
 
     def path(self, nulls: bool = True) -> str | bytes | None:
         r = self.r
@@ -333,11 +322,7 @@ class Generator:
                 return path
 
     def watched(self) -> str:
-        return (
-            self.r.choice(_PLAIN)
-            if self.r.random() < 0.93
-            else self.r.choice(("/", "/é", "a", "", "/zookeeper"))
-        )
+        return self.r.choice(_PLAIN) if self.r.random() < 0.93 else self.r.choice(("/", "/é", "a", "", "/zookeeper"))
 
     def new_path(self, nulls: bool = True) -> str | bytes | None:
         path = self.path(nulls)
@@ -363,11 +348,7 @@ class Generator:
 
     def flags(self) -> int:
         r = self.r
-        return (
-            r.choice((0, 0, 0, 1, 1, 2, 3))
-            if r.random() < 0.93
-            else r.choice((4, 5, 6, 7, -1, 100, -(2**31)))
-        )
+        return r.choice((0, 0, 0, 1, 1, 2, 3)) if r.random() < 0.93 else r.choice((4, 5, 6, 7, -1, 100, -(2**31)))
 
     def flag(self, likely: float) -> bytes:
         """A watch flag: any byte but 0 is true."""
@@ -412,8 +393,8 @@ class Generator:
             ttl = struct.pack(">q", life)
             note = f" ttl={life}"
         body = wire.create(path, data, flags, acl).body + ttl
-        shown = "open" if acl == wire.OPEN else acl
-        return body, f"{path!r} data={data if data is None else data[:12]!r} acl={shown} flags={flags}{note}"
+        acls = "open" if acl == wire.OPEN else acl
+        return body, f"{path!r} data={data if data is None else data[:12]!r} acl={acls} flags={flags}{note}"
 
     def request(self, slot: int) -> Frame:
         r = self.r
@@ -437,9 +418,7 @@ class Generator:
         if op == wire.SET_DATA:
             version, data = self.version(), self.data()
             body = wire.text(path) + wire.text(data) + struct.pack(">i", version)
-            return self.frame(
-                op, body, f"{note} version={version} data={data if data is None else data[:12]!r}"
-            )
+            return self.frame(op, body, f"{note} version={version} data={data if data is None else data[:12]!r}")
         if op == wire.SET_ACL:
             version, acl = self.version(), self.acl()
             if path == "/" and r.random() < 0.9:
@@ -460,13 +439,13 @@ class Generator:
             mode = 0 if slot in PERSISTENT else 1
             if one_shot or r.random() < 0.1:
                 mode = r.choice((2, -1, 100))
-            where = self.watched()
-            return Frame(op, wire.text(where) + struct.pack(">i", mode), f"{where!r} mode={mode}")
+            base = self.watched()
+            return Frame(op, wire.text(base) + struct.pack(">i", mode), f"{base!r} mode={mode}")
         if op in (CHECK_WATCHES, REMOVE_WATCHES):
             kind = r.choice((1, 2, 3)) if one_shot else 3
             if r.random() < 0.05:
                 kind = r.choice((0, -1, 6, 100))
-            where = self.watched() if r.random() < 0.9 else path
+            where: str | bytes | None = self.watched() if r.random() < 0.9 else path
             return Frame(op, wire.text(where) + struct.pack(">i", kind), f"{where!r} type={kind}")
         if op == RECONFIG:
             body = b"".join(wire.text(r.choice((None, b"", b"server.1=a:1:2"))) for _ in range(3))
@@ -493,11 +472,7 @@ class Generator:
             head = (op, False, -1) if r.random() < 0.97 else (op, False, r.choice((0, 7)))
             parts.append(struct.pack(">i?i", *head) + body)
             notes.append(f"{NAMES.get(op, op)} {note}")
-        end = (
-            struct.pack(">i?i", -1, True, -1)
-            if r.random() < 0.97
-            else struct.pack(">i?i", r.choice((0, 1)), True, 0)
-        )
+        end = struct.pack(">i?i", -1, True, -1) if r.random() < 0.97 else struct.pack(">i?i", r.choice((0, 1)), True, 0)
         if r.random() < 0.01:
             end = b""
         return self.with_parts(wire.MULTI, parts, notes, end)
@@ -521,9 +496,7 @@ class Generator:
     def set_watches(self, slot: int) -> Frame:
         r = self.r
         op = r.choice((wire.SET_WATCHES, SET_WATCHES2)) if slot in ONE_SHOT else SET_WATCHES2
-        lists: list[list[str]] = [
-            [self.watched() for _ in range(r.choice((0, 0, 1, 2, 3)))] for _ in range(5)
-        ]
+        lists: list[list[str]] = [[self.watched() for _ in range(r.choice((0, 0, 1, 2, 3)))] for _ in range(5)]
         for kind, slots in enumerate((ONE_SHOT, ONE_SHOT, ONE_SHOT, PERSISTENT, RECURSIVE)):
             if slot not in slots:
                 lists[kind] = []

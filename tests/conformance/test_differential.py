@@ -1,4 +1,4 @@
-"""A few seeds of the differential test; ``python tests/conformance/differential.py`` plays as many as wanted."""
+"""A few seeds of the differential test; ``differential.py`` plays as many as wanted."""
 
 from __future__ import annotations
 
