@@ -422,8 +422,9 @@ cdef class Connection(Client):
         return 0
 
     cdef int finish(self) except -1:
-        # Close once everything is sent.
+        # Close once everything is sent. No event follows the last reply.
         self.state = STATE_CLOSING
+        self.service.watches.forget(self)
         self.service.clients.mark(self)
         return 0
 
