@@ -2,6 +2,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from fastzk._acl cimport AclTable
 from fastzk._codec cimport OutBuf
+from fastzk._index cimport Index
 
 cdef enum:
     SLAB_BITS = 10
@@ -47,8 +48,7 @@ cdef class Tree:
     cdef uint32_t next_slot         # slots handed out so far, free ones included
     cdef uint32_t free_head
     cdef readonly uint32_t count    # znodes, the root included
-    cdef uint64_t* table            # slot in the low half, high half of the path's hash in the high half
-    cdef uint64_t mask
+    cdef Index index                # path -> slot
     cdef uint64_t seed
     cdef uint64_t digest_value
     cdef readonly int64_t data_size
@@ -86,9 +86,6 @@ cdef class Tree:
     cdef int put_path(self, OutBuf* out, uint32_t slot) except -1
     cdef bytes path_of(self, uint32_t slot)
 
-    cdef int table_grow(self, uint64_t buckets) except -1
-    cdef void table_put(self, uint64_t h, uint32_t slot) noexcept nogil
-    cdef void table_remove(self, uint64_t h, uint32_t slot) noexcept nogil
     cdef uint32_t new_slot(self) except 0
     cdef int reserve_slots(self, uint32_t slots) except -1
     cdef void link(self, uint32_t slot, uint32_t parent) noexcept nogil

@@ -29,6 +29,7 @@ import os
 from fastzk._acl import OPEN_ACL
 
 from fastzk._codec cimport OutBuf, fz_store32, fz_store64, out_free, out_room, put_span
+from fastzk._index cimport index_next, index_put, index_remove, index_reserve, index_resize, index_start
 from fastzk._paths cimport fz_hash, parent_length
 
 cdef enum:
@@ -72,7 +73,7 @@ cdef class Tree:
         self.lists = <ChildList*>calloc(LIST_SLOTS, sizeof(ChildList))
         if self.lists == NULL:
             raise MemoryError("no memory for the tree")
-        self.table_grow(1024)
+        index_resize(&self.index, 1024)
         self.reserve_slots(ROOT + 1)        # lookups and checkpoints may look at the root of an empty tree
 
     def __dealloc__(self) -> None:
@@ -85,58 +86,17 @@ cdef class Tree:
                 free(self.slabs[slot])
             free(self.slabs)
         if self.lists != NULL:
-            for slot in range(LIST_SLOTS):
+            for slot in range(<uint32_t>LIST_SLOTS):
                 out_free(&self.lists[slot].body)
             free(self.lists)
-        free(self.table)
+        free(self.index.buckets)
         free(self.page_state)
         free(self.page_frozen)
 
-    # -- the hash table ---------------------------------------------------------------------------------
+    # -- lookup ---------------------------------------------------------------------------------------
 
     cdef uint64_t hash(self, const uint8_t* p, int32_t n) noexcept nogil:
         return fz_hash(p, n, self.seed)
-
-    cdef int table_grow(self, uint64_t buckets) except -1:
-        cdef uint64_t* fresh = <uint64_t*>calloc(buckets, sizeof(uint64_t))
-        cdef uint64_t* old = self.table
-        cdef uint64_t old_buckets = self.mask + 1 if old != NULL else 0
-        cdef uint64_t i, at
-        if fresh == NULL:
-            raise MemoryError(f"no memory for a table of {buckets} buckets")
-        for i in range(old_buckets):
-            if old[i]:
-                at = (old[i] >> 32) & (buckets - 1)
-                while fresh[at]:
-                    at = (at + 1) & (buckets - 1)
-                fresh[at] = old[i]
-        self.table = fresh
-        self.mask = buckets - 1
-        free(old)
-        return 0
-
-    cdef void table_put(self, uint64_t h, uint32_t slot) noexcept nogil:
-        cdef uint64_t at = (h >> 32) & self.mask
-        while self.table[at]:
-            at = (at + 1) & self.mask
-        self.table[at] = (h & 0xFFFFFFFF00000000ULL) | slot
-
-    cdef void table_remove(self, uint64_t h, uint32_t slot) noexcept nogil:
-        # Backward-shift deletion: no tombstones, so a lookup's cost depends on what is there now.
-        cdef uint64_t hole = (h >> 32) & self.mask
-        cdef uint64_t at, home
-        while <uint32_t>self.table[hole] != slot:
-            hole = (hole + 1) & self.mask
-        at = hole
-        while True:
-            at = (at + 1) & self.mask
-            if self.table[at] == 0:
-                break
-            home = (self.table[at] >> 32) & self.mask
-            if (at - home) & self.mask >= (at - hole) & self.mask:
-                self.table[hole] = self.table[at]
-                hole = at
-        self.table[hole] = 0
 
     cdef bint matches(self, uint32_t slot, const uint8_t* p, int32_t n) noexcept nogil:
         cdef Node* node
@@ -152,18 +112,15 @@ cdef class Tree:
 
     cdef uint32_t find(self, const uint8_t* p, int32_t n, uint64_t h) noexcept nogil:
         # The slot of the znode with this path, whose hash is h; 0 when there is none.
-        cdef uint64_t tag = h >> 32
-        cdef uint64_t at = tag & self.mask
-        cdef uint64_t bucket
+        cdef uint64_t at
+        cdef uint32_t slot
         if n <= 0 or (n == 1 and p[0] == 47):
             return ROOT
+        at = index_start(&self.index, h)
         while True:
-            bucket = self.table[at]
-            if bucket == 0:
-                return 0
-            if bucket >> 32 == tag and self.matches(<uint32_t>bucket, p, n):
-                return <uint32_t>bucket
-            at = (at + 1) & self.mask
+            slot = index_next(&self.index, h, &at)
+            if slot == 0 or self.matches(slot, p, n):
+                return slot
 
     cdef uint32_t lookup(self, const uint8_t* p, int32_t n) noexcept nogil:
         return self.find(p, n, self.hash(p, n if n > 0 else 0))
@@ -307,8 +264,7 @@ cdef class Tree:
         cdef uint8_t* blob = <uint8_t*>malloc(name_len + (data_len if data_len > 0 else 0) + 1)
         if blob == NULL:
             raise MemoryError("no memory for a znode's data")
-        if <uint64_t>self.count * 4 >= (self.mask + 1) * 3:
-            self.table_grow((self.mask + 1) * 2)
+        index_reserve(&self.index)
         slot = self.new_slot()
         self.touch(slot)
         self.touch(parent)
@@ -338,7 +294,7 @@ cdef class Tree:
         if up.flags & LISTED:
             self.list_drop(parent)
         self.link(slot, parent)
-        self.table_put(self.hash(path, n), slot)
+        index_put(&self.index, self.hash(path, n), slot)
         self.count += 1
         self.data_size += n + (data_len if data_len > 0 else 0)
         return slot
@@ -356,7 +312,7 @@ cdef class Tree:
         self.digest_value -= self.meta_digest(up, path_hash)
         up.pzxid = zxid
         self.digest_value += self.meta_digest(up, path_hash)
-        self.table_remove(self.hash(path, n), slot)
+        index_remove(&self.index, self.hash(path, n), slot)
         if up.flags & LISTED:
             self.list_drop(parent)
         if node.flags & LISTED:
@@ -727,12 +683,12 @@ cdef class Tree:
         self.data_size = node.data_len if node.data_len > 0 else 0
         while buckets * 3 < <uint64_t>self.count * 4:
             buckets *= 2
-        self.table_grow(buckets)
+        index_resize(&self.index, buckets)
         memset(&path, 0, sizeof(path))
         self.digest_value = self.meta_digest(self.node(ROOT), fz_hash(b"", 0, DIGEST_SEED))
         self.digest_value += self.data_digest(self.node(ROOT), fz_hash(b"", 0, DIGEST_SEED))
         try:
-            for slot in range(self.next_slot - 1, ROOT, -1):
+            for slot in range(self.next_slot - 1, <uint32_t>ROOT, -1):
                 node = self.node(slot)
                 if not node.flags & USED:
                     node.parent = self.free_head
@@ -756,7 +712,7 @@ cdef class Tree:
                     raise TreeCorruption(f"the znode in slot {slot} has the same path as another")
                 self.acls.ref(node.acl)
                 self.link(slot, node.parent)
-                self.table_put(key, slot)
+                index_put(&self.index, key, slot)
                 path_hash = fz_hash(path.p, path.n, DIGEST_SEED)
                 self.digest_value += self.meta_digest(node, path_hash) + self.data_digest(node, path_hash)
                 self.data_size += path.n + (node.data_len if node.data_len > 0 else 0)
@@ -889,15 +845,17 @@ cdef class Tree:
     def create(self, path: bytes, data: bytes | None, acl: bytes = OPEN_ACL, *, owner: int = 0, zxid: int,
                time: int, parent_cversion: int | None = None) -> None:
         """Add a znode, as a create transaction does. Raises KeyError (no parent) or ValueError (exists)."""
+        cdef const uint8_t* p = NULL
         cdef int32_t above = parent_length(path, <int32_t>len(path))
         cdef uint32_t parent = self.existing(path[:above])
         if self.lookup(path, <int32_t>len(path)):
             raise ValueError(f"{path!r} exists")
         if parent_cversion is None:
             parent_cversion = self.node(parent).cversion + 1
-        self.insert(parent, path, <int32_t>len(path), NULL if data is None else <const uint8_t*>data,
-                    -1 if data is None else <int32_t>len(data), <uint32_t>self.acls.intern(acl, <int32_t>len(acl)),
-                    owner, zxid, time, parent_cversion)
+        if data is not None:
+            p = data
+        self.insert(parent, path, <int32_t>len(path), p, -1 if data is None else <int32_t>len(data),
+                    <uint32_t>self.acls.intern(acl, <int32_t>len(acl)), owner, zxid, time, parent_cversion)
 
     def delete(self, path: bytes, *, zxid: int) -> None:
         """Remove a znode. Raises KeyError (none there) or ValueError (it has children, or is the root)."""
@@ -908,8 +866,11 @@ cdef class Tree:
 
     def set_data(self, path: bytes, data: bytes | None, *, version: int, zxid: int, time: int) -> None:
         """Replace a znode's data. Raises KeyError when there is no znode."""
-        self.assign(self.existing(path), path, <int32_t>len(path), NULL if data is None else <const uint8_t*>data,
-                    -1 if data is None else <int32_t>len(data), version, zxid, time)
+        cdef const uint8_t* p = NULL
+        if data is not None:
+            p = data
+        self.assign(self.existing(path), path, <int32_t>len(path), p, -1 if data is None else <int32_t>len(data),
+                    version, zxid, time)
 
     def set_acl(self, path: bytes, acl: bytes, *, version: int) -> None:
         """Replace a znode's ACL. Raises KeyError when there is no znode."""

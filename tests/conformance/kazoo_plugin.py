@@ -21,6 +21,7 @@ from kazoo.testing.common import ZookeeperCluster
 from support.servers import Server, free_port, make_server
 
 KIND = os.environ.get("FASTZK_TEST_SERVER", "fastzk")
+STORE_PASSWORD = "apassword"  # noqa: S105
 
 # The harness takes these from the environment; the version only decides which tests it skips.
 os.environ["ZOOKEEPER_VERSION"] = "3.8.0"
@@ -30,11 +31,13 @@ os.environ["ZOOKEEPER_CLUSTER_SIZE"] = "1"
 class Node:
     """What the suite uses of kazoo's ``ManagedZooKeeper``: run, stop, reset, destroy, addresses and logs."""
 
-    def __init__(self, settings: list[str]) -> None:
+    def __init__(self, settings: list[str], jaas: str | None, stores: dict[str, Any]) -> None:
         self.host = "127.0.0.1"
         self.client_port = free_port()
-        self.secure_client_port = 1  # nothing listens there
+        self.secure_client_port = free_port()
         self._settings = dict(line.split("=", 1) for line in settings)
+        self._jaas = jaas
+        self._stores = stores
         self._server: Server | None = None
         self._folder: Path | None = None
 
@@ -56,8 +59,30 @@ class Node:
             return
         if self._server is None:
             self._folder = Path(tempfile.mkdtemp(prefix="fastzk-kazoo-"))
-            self._server = make_server(KIND, self._folder, self._settings, port=self.client_port)
+            settings = {**self._settings, **self._security(self._folder)}
+            self._server = make_server(KIND, self._folder, settings, port=self.client_port)
         self._server.start()
+
+    def _security(self, folder: Path) -> dict[str, str]:
+        """Write the stores and the JAAS file as kazoo's own harness does; the settings that name them."""
+        if KIND != "fastzk":
+            # ZooKeeper would also need options of Java and Netty; its TLS and SASL are not what is tested here
+            return {}
+        settings = {
+            "secureClientPort": str(self.secure_client_port),
+            "secureClientPortAddress": self.host,
+            "authProvider.1": "org.apache.zookeeper.server.auth.SASLAuthenticationProvider",
+        }
+        for setting, store in (("keyStore", "keystore"), ("trustStore", "truststore")):
+            path = folder / f"{store}.jks"
+            self._stores[store].save(str(path), STORE_PASSWORD)
+            settings[f"ssl.{setting}.location"] = str(path)
+            settings[f"ssl.{setting}.password"] = STORE_PASSWORD
+        if self._jaas is not None:
+            path = folder / "jaas.conf"
+            path.write_text(self._jaas)
+            settings["java.security.auth.login.config"] = str(path)
+        return settings
 
     def stop(self) -> None:
         """Stop, keeping the data."""
@@ -82,13 +107,21 @@ class Node:
 
 
 class Cluster(ZookeeperCluster):  # type: ignore[misc]
-    """A cluster of one. The base class's constructor, which makes certificates and Java nodes, is not run."""
+    """A cluster of one. The base class's constructor, which makes Java nodes, is given none of those."""
 
-    def __init__(self, configuration_entries: list[str], java_system_properties: list[str], **_: Any) -> None:
+    def __init__(
+        self,
+        configuration_entries: list[str],
+        java_system_properties: list[str],
+        jaas_config: str | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__(size=0)  # makes the certificates
         settings = [entry for entry in configuration_entries if not entry.startswith("localSessions")]
         prefix = "-Dzookeeper."
         settings += [p.removeprefix(prefix) for p in java_system_properties if p.startswith(prefix)]
-        self._servers = [Node([*settings, "extendedTypesEnabled=true"])]
+        settings.append("extendedTypesEnabled=true")
+        self._servers = [Node(settings, jaas_config, self._ssl_configuration)]
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._servers)
@@ -96,9 +129,6 @@ class Cluster(ZookeeperCluster):  # type: ignore[misc]
     def start(self) -> None:
         for node in self:
             node.run()
-
-    def get_ssl_client_configuration(self) -> dict[str, bytes]:
-        raise RuntimeError("no TLS in this setup")
 
 
 kazoo.testing.harness.ZookeeperCluster = Cluster

@@ -102,10 +102,8 @@ def masked(stat: tuple[int, ...]) -> tuple[int, ...]:
 
 def has(node: ModelNode, perm: int, acls: dict[bytes, tuple[Acl, ...]], line: Line) -> bool:
     """Whether a connection has one of these permissions."""
-    return any(
-        entry.perms & perm and ((entry.scheme, entry.id) == ("world", "anyone") or (entry.scheme, entry.id) in line.identities)
-        for entry in acls[node.acl]
-    )
+    held = {("world", "anyone"), *line.identities}
+    return any(entry.perms & perm and (entry.scheme, entry.id) in held for entry in acls[node.acl])
 
 
 class Oracle:
@@ -260,7 +258,7 @@ class Oracle:
 
             def apply_set() -> None:
                 self.applied.set_data(path, op.data, version=version, zxid=zxid, time=0)
-                self.fire(path, 3, zxid, path, {DATA, PERSISTENT, RECURSIVE})
+                self.fire(path, 3, zxid, {DATA, PERSISTENT, RECURSIVE})
 
             return 0, apply_set, lambda: masked(self.applied.nodes[path].stat)
         if op.op == wire.SET_ACL:
@@ -340,8 +338,8 @@ class Oracle:
 
         def apply() -> None:
             self.applied.create(path, op.data, acl, owner=owner, zxid=zxid, time=0, parent_cversion=creates)
-            self.fire(path, 1, zxid, path, {DATA, PERSISTENT, RECURSIVE})
-            self.fire(parent, 4, zxid, parent, {CHILD, PERSISTENT})
+            self.fire(path, 1, zxid, {DATA, PERSISTENT, RECURSIVE})
+            self.fire(parent, 4, zxid, {CHILD, PERSISTENT})
 
         shows_stat = op.op in {wire.CREATE2, CREATE_CONTAINER}
 
@@ -356,12 +354,10 @@ class Oracle:
     def apply_delete(self, path: bytes, zxid: int) -> None:
         acl = self.applied.nodes[path]
         self.applied.delete(path, zxid=zxid)
-        self.fire(path, 2, zxid, path, {DATA, CHILD, PERSISTENT, RECURSIVE}, acl)
-        self.fire(parent_of(path), 4, zxid, parent_of(path), {CHILD, PERSISTENT})
+        self.fire(path, 2, zxid, {DATA, CHILD, PERSISTENT, RECURSIVE}, acl)
+        self.fire(parent_of(path), 4, zxid, {CHILD, PERSISTENT})
 
-    def fire(
-        self, path: bytes, event: int, zxid: int, shown: bytes, modes: set[str], node: ModelNode | None = None
-    ) -> None:
+    def fire(self, path: bytes, event: int, zxid: int, modes: set[str], node: ModelNode | None = None) -> None:
         """One event to each connection that watches ``path`` so, or recursively anything above it."""
         node = self.applied.nodes[path] if node is None else node
         for line in self.lines:
@@ -378,7 +374,7 @@ class Oracle:
                     above = parent_of(above)
                     hit = hit or RECURSIVE in line.watches.get(above, set())
             if hit and has(node, wire.PERM_READ, self.acls, line):
-                line.expected.append((-1, zxid, 0, (event, 3, shown.decode())))
+                line.expected.append((-1, zxid, 0, (event, 3, path.decode())))
 
     def finish(self, entry: Entry) -> None:
         if entry.effects is not None:

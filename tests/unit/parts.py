@@ -151,7 +151,7 @@ class Peer:
         self._unsent += data
         taken = 0
         while self._unsent and not self.transport.paused and not self.transport.closing:
-            view = self.connection.get_buffer(-1)
+            view = memoryview(self.connection.get_buffer(-1))
             n = min(len(view), len(self._unsent))
             view[:n] = self._unsent[:n]
             del self._unsent[:n]
@@ -202,7 +202,11 @@ class Peer:
 
     def replies(self) -> list[wire.Reply]:
         """The replies and events that came since the last call."""
-        return [wire.Reply(*wire.HEADER.unpack_from(raw), raw[wire.HEADER.size :]) for raw in self.frames()]
+        found = []
+        for raw in self.frames():
+            xid, zxid, err = wire.HEADER.unpack_from(raw)
+            found.append(wire.Reply(xid, zxid, err, raw[wire.HEADER.size :]))
+        return found
 
     def drop(self) -> None:
         """The connection breaks."""

@@ -121,7 +121,7 @@ class Driven:
                 self.got.append(decode(self.line.ops[reply.xid], reply))
             at = len(self.got) - 1
             assert at < len(self.line.expected), f"unexpected: {self.got[-1]}"
-            assert self.got[at] == self.line.expected[at], (self.got[at], self.line.expected[at], self.line.ops.get(reply.xid))
+            assert self.got[at] == self.line.expected[at], self.line.ops.get(reply.xid)
 
     def drop(self) -> None:
         self.collect()
@@ -206,7 +206,7 @@ def test_random_histories(data: st.DataObject) -> None:
 
 
 def test_close_session_spares_what_was_its_own_and_is_now_anothers(tmp_path: Path) -> None:
-    """An ephemeral is deleted and its path used by another client, and then its first owner closes, all in one batch."""
+    """In one batch: an ephemeral is deleted, its path used by another client, and then its first owner closes."""
     with Parts(tmp_path) as parts:
         first, second = parts.session(), parts.session()
         first.send(wire.create("/e", flags=wire.EPHEMERAL))

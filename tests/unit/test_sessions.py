@@ -142,7 +142,7 @@ def test_expiry_is_never_early_and_at_most_two_ticks_late(clock: Clock, seed: in
         if rng.random() < 0.7:
             table.attached(number, lines[number])
     next_look = clock.now_ns
-    gone = set()
+    gone: set[int] = set()
     while len(gone) < 59:
         clock.now_ns += rng.randrange(1, tick_ns // 4)
         for number in rng.sample(sorted(heard), 5):

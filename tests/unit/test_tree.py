@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model import CONTAINER, STAT, ModelTree, ttl, vector
+from model import CONTAINER, STAT, ModelTree, int32, ttl, vector
 
 from fastzk._acl import OPEN_ACL
 from fastzk._tree import Tree, TreeCorruption
@@ -153,12 +153,12 @@ class Both:
 
     def set_data(self, path: bytes, data: bytes | None, version: int | None = None) -> None:
         zxid, time = self.step()
-        version = self.model.nodes[path].version + 1 if version is None else version
+        version = int32(self.model.nodes[path].version + 1) if version is None else version
         self.tree.set_data(path, data, version=version, zxid=zxid, time=time)
         self.model.set_data(path, data, version=version, zxid=zxid, time=time)
 
     def set_acl(self, path: bytes, acl: bytes, version: int | None = None) -> None:
-        version = self.model.nodes[path].aversion + 1 if version is None else version
+        version = int32(self.model.nodes[path].aversion + 1) if version is None else version
         self.tree.set_acl(path, acl, version=version)
         self.model.set_acl(path, acl, version=version)
 
