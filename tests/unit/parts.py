@@ -128,9 +128,9 @@ class Transport:
 class Peer:
     """A client at the other end of a connection."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
         self._turns = parts.turns
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(type=kind)
         for end in (ours, theirs):
             end.setblocking(False)
         self._socket = ours
@@ -187,6 +187,15 @@ class Peer:
                 break
             found += chunk
         return bytes(found)
+
+    def writes(self) -> list[bytes]:
+        """What each of the server's writes carried; of a connection whose socket keeps them apart (SOCK_SEQPACKET)."""
+        found = []
+        while True:
+            try:
+                found.append(self._socket.recv(1 << 20))
+            except BlockingIOError:
+                return found
 
     def frames(self) -> list[bytes]:
         """The whole frames that came since the last call."""
@@ -283,9 +292,9 @@ class Parts:
         """A new connection, without a session."""
         return Peer(self)
 
-    def session(self, **options: Any) -> Peer:
+    def session(self, kind: socket.SocketKind = socket.SOCK_STREAM, **options: Any) -> Peer:
         """A new connection with a session."""
-        peer = Peer(self)
+        peer = Peer(self, kind)
         peer.greet(**options)
         self.settle()
         (reply,) = peer.frames()

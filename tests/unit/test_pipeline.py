@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
+import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -458,3 +459,29 @@ def test_stop_answers_what_is_under_way_and_takes_no_more(parts: Parts) -> None:
     assert called == [0]
     assert parts.tree.slot(b"/b") == 0
     assert parts.service.stopping
+
+
+def test_replies_leave_in_one_write_per_client_and_callback(parts: Parts) -> None:
+    """Whatever the event loop's own policy for writes: replies are gathered before they are sent."""
+    first, second = (parts.session(socket.SOCK_SEQPACKET) for _ in range(2))
+    first.send(wire.create("/a", b"x"), *[wire.get_data("/zookeeper")] * 50)
+    second.send(wire.get_data("/", watch=True), wire.get_children("/", watch=True))
+    assert first.writes() == []  # its reads wait for its write
+    assert [len(frames_in(data)) for data in second.writes()] == [2]
+    parts.settle()
+    assert [len(frames_in(data)) for data in first.writes()] == [51]
+    assert [len(frames_in(data)) for data in second.writes()] == [1]  # the event
+    first.send(*[wire.set_data("/a", b"y")] * 100, wire.exists("/a"))
+    second.send(*[wire.set_data("/a", b"z")] * 100)
+    parts.settle()
+    assert [len(frames_in(data)) for data in first.writes()] == [101]
+    assert [len(frames_in(data)) for data in second.writes()] == [100]
+
+
+def frames_in(data: bytes) -> list[bytes]:
+    found = []
+    while data:
+        size = int.from_bytes(data[:4], "big")
+        found.append(data[4 : 4 + size])
+        data = data[4 + size :]
+    return found
