@@ -54,7 +54,7 @@ test: $(VENV)/.built $(VENV)/.test
 lint: $(VENV)/.built $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint fastzk
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastzk # it calls pycodestyle by its name
 
 bench: $(VENV)/.built
 	$(BIN)/python bench/compare.py

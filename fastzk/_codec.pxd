@@ -92,6 +92,24 @@ cdef inline Span get_span(Reader* r) noexcept nogil:
     return s
 
 
+cdef inline Span get_acls(Reader* r) noexcept nogil:
+    # A vector<ACL> (permissions, scheme and id each) as one span, its count included. n == -1: null or without
+    # elements. The strings in it may be null.
+    cdef Span s
+    cdef int32_t count
+    s.p = r.p
+    s.n = -1
+    count = get_i32(r)
+    if count > 0:
+        while count > 0 and not r.bad:
+            get_i32(r)
+            get_span(r)
+            get_span(r)
+            count -= 1
+        s.n = <int32_t>(r.p - s.p)
+    return s
+
+
 cdef struct OutBuf:
     # A growing output buffer. `n` bytes are used; the owner frees it with out_free.
     uint8_t* p

@@ -9,7 +9,7 @@ body is written behind them.
 from libc.string cimport memcpy
 
 from fastzk._codec cimport (
-    fz_load64, get_bool, get_i32, get_i64, get_span, out_free, put_i32, put_span, put_u8, reader_init, Span,
+    fz_load64, get_acls, get_bool, get_i32, get_i64, get_span, out_free, put_i32, put_span, put_u8, reader_init, Span,
 )
 from fastzk._constants cimport (
     ERR_OK, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
@@ -128,18 +128,10 @@ cdef class Applier:
     cdef int create(self, int32_t op, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1:
         cdef Span path = get_span(r)
         cdef Span data = get_span(r)
-        cdef const uint8_t* acl = r.p
-        cdef int32_t acl_n
-        cdef int32_t count = get_i32(r)
+        cdef Span acl = get_acls(r)
         cdef int32_t above, cversion
         cdef uint32_t parent, slot, acl_id
         cdef int64_t owner = 0
-        while count > 0 and not r.bad:
-            get_i32(r)
-            get_span(r)
-            get_span(r)
-            count -= 1
-        acl_n = <int32_t>(r.p - acl)
         if op == OP_CREATE_CONTAINER:
             owner = CONTAINER_OWNER
             cversion = get_i32(r)
@@ -151,12 +143,12 @@ cdef class Applier:
                 owner = self.session
             cversion = get_i32(r)
         above = parent_length(path.p, path.n)
-        if r.bad or above < 0:
+        if r.bad or above < 0 or acl.n < 0:
             raise ApplyError(f"transaction 0x{zxid:x} is malformed")
         parent = self.tree.lookup(path.p, above)
         if parent == 0 or self.tree.lookup(path.p, path.n):
             raise ApplyError(f"transaction 0x{zxid:x} creates {path.p[:path.n]!r}, which exists or has no parent")
-        acl_id = <uint32_t>self.tree.acls.intern(acl, acl_n)
+        acl_id = <uint32_t>self.tree.acls.intern(acl.p, acl.n)
         slot = self.tree.insert(parent, path.p, path.n, data.p, data.n, acl_id, owner, zxid, time, cversion)
         if concerns(self.quotas, path.p, path.n):
             self.quotas.created(path.p, path.n, data.p, data.n)
@@ -212,21 +204,13 @@ cdef class Applier:
 
     cdef int set_acl(self, Reader* r, int64_t zxid, OutBuf* reply) except -1:
         cdef Span path = get_span(r)
-        cdef const uint8_t* acl = r.p
-        cdef int32_t count = get_i32(r)
-        cdef int32_t acl_n
+        cdef Span acl = get_acls(r)
+        cdef int32_t version = get_i32(r)
         cdef uint32_t slot
-        while count > 0 and not r.bad:
-            get_i32(r)
-            get_span(r)
-            get_span(r)
-            count -= 1
-        acl_n = <int32_t>(r.p - acl)
-        count = get_i32(r)                          # the new ACL version
-        slot = self.tree.lookup(path.p, path.n) if not r.bad and path.n >= 0 else 0
+        slot = self.tree.lookup(path.p, path.n) if not r.bad and path.n >= 0 and acl.n >= 0 else 0
         if slot == 0:
             raise ApplyError(f"transaction 0x{zxid:x} sets the ACL of a znode that is not there")
-        self.tree.assign_acl(slot, path.p, path.n, <uint32_t>self.tree.acls.intern(acl, acl_n), count)
+        self.tree.assign_acl(slot, path.p, path.n, <uint32_t>self.tree.acls.intern(acl.p, acl.n), version)
         if reply != NULL:
             self.tree.put_stat(reply, slot)
         return 0

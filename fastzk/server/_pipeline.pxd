@@ -74,6 +74,7 @@ cdef class Pipeline:
     cdef int log_txn(self) except -1
     cdef int refuse(self, Client client, int32_t op, int32_t xid, int32_t err, int64_t now_ns) except -1
     cdef int submit(self) except -1
+    cdef Client release(self, Entry* entry)
     cdef int finish(self, Round round) except -1
     cdef int answer(self, Entry* entry, Client client, int64_t now_ns) except -1
     cdef int abandon(self, Round round) except -1

@@ -317,6 +317,18 @@ cdef class Pipeline:
 
     # -- out ----------------------------------------------------------------------------------------------
 
+    cdef Client release(self, Entry* entry):
+        # The entry's turn has come: it is no longer under way. Who waits for its answer, or None.
+        cdef Client client = None
+        self.pending -= 1
+        self.large_bytes -= entry.large
+        if entry.client != NULL:
+            client = <Client>entry.client
+            Py_DECREF(client)                        # `client` has a reference of its own
+            entry.client = NULL
+            client.pending -= 1
+        return client
+
     cdef int finish(self, Round round) except -1:
         # Apply the round's transactions and answer its entries.
         cdef uint32_t i
@@ -327,14 +339,7 @@ cdef class Pipeline:
         cdef int64_t now_ns = fz_monotonic_ns()
         for i in range(round.size):
             entry = &round.entries[i]
-            client = None
-            if entry.client != NULL:
-                client = <Client>entry.client
-                Py_DECREF(client)                    # `client` has a reference of its own
-                entry.client = NULL
-                client.pending -= 1
-            self.pending -= 1
-            self.large_bytes -= entry.large
+            client = self.release(entry)
             if entry.kind == KIND_TXN:
                 memcpy(&length, at, 4)
                 if client is None or client.closed or entry.op == OP_CREATE_SESSION:
@@ -422,22 +427,15 @@ cdef class Pipeline:
         cdef const uint8_t* at = round.batch.buf + LOG_HEADER_BYTES if round.batch.count else NULL
         for i in range(round.size):
             entry = &round.entries[i]
-            self.pending -= 1
+            client = self.release(entry)
             if entry.kind == KIND_TXN:
                 memcpy(&length, at, 4)
                 if entry.op == OP_CLOSE_SESSION:     # the transaction begins with the session's id
                     self.on_close_refused([<int64_t>fz_load64(at + 4)])
                 at += 4 + length
-            self.large_bytes -= entry.large
             free(entry.text)
             entry.text = NULL
-            if entry.client == NULL:
-                continue
-            client = <Client>entry.client
-            Py_DECREF(client)
-            entry.client = NULL
-            client.pending -= 1
-            if client.closed:
+            if client is None or client.closed:
                 continue
             if entry.op == OP_CREATE_SESSION:
                 client.refused()

@@ -29,7 +29,6 @@ cdef class Preparer:
     cdef int32_t check(self, Client client, Reader* r, OutBuf* out) except? 1
     cdef int32_t multi(self, Client client, Reader* r, int64_t zxid) except? 1
     cdef int32_t one(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1
-    cdef int32_t acl_span(self, Reader* r, Span* vector) except? 1
     cdef int32_t accept_acl(self, Client client, Span asked, Span* accepted) except? 1
     cdef bytes kept_acl
     cdef Quotas quotas               # the applier's; set by the pipeline

@@ -11,7 +11,7 @@ from libc.string cimport memchr, memcmp, memset
 
 from fastzk._acl cimport acl_permits, is_open_acl
 from fastzk._codec cimport (
-    get_bool, get_i32, get_i64, get_span, out_free, put_bytes, put_i32, put_i64, put_span, put_u8,
+    get_acls, get_bool, get_i32, get_i64, get_span, out_free, put_bytes, put_i32, put_i64, put_span, put_u8,
 )
 from fastzk._constants cimport (
     ERR_BAD_ARGUMENTS, ERR_BAD_VERSION, ERR_INVALID_ACL, ERR_MARSHALLING, ERR_NO_AUTH,
@@ -113,28 +113,6 @@ cdef class Preparer:
 
     # -- ACLs -------------------------------------------------------------------------------------------
 
-    cdef int32_t acl_span(self, Reader* r, Span* vector) except? 1:
-        # The vector<ACL> at the reader as one span. n == -1: a null vector. Null strings are marked by the
-        # fixer, which sees the bytes.
-        cdef const uint8_t* start = r.p
-        cdef int32_t count = get_i32(r)
-        vector.p = NULL
-        vector.n = -1
-        if r.bad:
-            return ERR_MARSHALLING
-        if count <= 0:
-            return ERR_OK
-        while count > 0 and not r.bad:
-            get_i32(r)
-            get_span(r)
-            get_span(r)
-            count -= 1
-        if r.bad:
-            return ERR_MARSHALLING
-        vector.p = start
-        vector.n = <int32_t>(r.p - start)
-        return ERR_OK
-
     cdef int32_t accept_acl(self, Client client, Span asked, Span* accepted) except? 1:
         # What is stored for the ACL that was asked for: without duplicates, `auth` replaced by the client's
         # identities (PrepRequestProcessor.fixupACL). Python's dictionaries do the remembering; nearly every
@@ -183,9 +161,7 @@ cdef class Preparer:
         cdef uint8_t* name
         cdef char digits[16]
         cdef int width
-        err = self.acl_span(r, &asked)
-        if err:
-            return err
+        asked = get_acls(r)
         flags = get_i32(r)
         if op == OP_CREATE_TTL:
             ttl = get_i64(r)
@@ -367,9 +343,9 @@ cdef class Preparer:
 
     cdef int32_t set_acl(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1:
         cdef Span path = get_span(r)
-        cdef Span asked
+        cdef Span asked = get_acls(r)
         cdef Span acl
-        cdef int32_t err = self.acl_span(r, &asked)
+        cdef int32_t err
         cdef int32_t expected = get_i32(r)
         cdef int32_t version
         cdef int32_t n
@@ -377,7 +353,7 @@ cdef class Preparer:
         cdef uint32_t fresh
         cdef Change room
         cdef Change* node
-        if err or r.bad:
+        if r.bad:
             return ERR_MARSHALLING
         if not valid_path(path.p, path.n):
             return ERR_BAD_ARGUMENTS
@@ -435,7 +411,6 @@ cdef class Preparer:
         cdef int32_t count = 0
         cdef int32_t done_ops = 0
         cdef Span path
-        cdef Span ignored
         while True:
             op = get_i32(&ahead)
             if get_bool(&ahead):
@@ -449,8 +424,7 @@ cdef class Preparer:
                 return ERR_MARSHALLING
             if op == OP_CREATE or op == OP_CREATE2 or op == OP_CREATE_CONTAINER or op == OP_CREATE_TTL:
                 get_span(&ahead)
-                if self.acl_span(&ahead, &ignored):
-                    return ERR_MARSHALLING
+                get_acls(&ahead)
                 get_i32(&ahead)
                 if op == OP_CREATE_TTL:
                     get_i64(&ahead)
@@ -556,19 +530,14 @@ cdef int32_t multi_create_type(int32_t op, const Reader* r) noexcept:
     # without a ttl: OP_ERROR, but only if it comes to this operation. The reader stands behind the number; done
     # flag and err follow.
     cdef Reader ahead
-    cdef int32_t count, flags
+    cdef int32_t flags
     if op != OP_CREATE and op != OP_CREATE2 and op != OP_CREATE_CONTAINER and op != OP_CREATE_TTL:
         return op
     ahead = r[0]
     ahead.p += 5
     get_span(&ahead)
     get_span(&ahead)
-    count = get_i32(&ahead)
-    while count > 0 and not ahead.bad:
-        get_i32(&ahead)
-        get_span(&ahead)
-        get_span(&ahead)
-        count -= 1
+    get_acls(&ahead)
     flags = get_i32(&ahead)
     if flags == MODE_CONTAINER:
         return OP_CREATE_CONTAINER

@@ -105,11 +105,12 @@ def test_a_client_of_another_implementation(user: str) -> None:
     assert client.complete
 
 
-@pytest.mark.parametrize("user", PASSWORDS)
-@pytest.mark.parametrize("charset", [True, False])
+@pytest.mark.parametrize(
+    ("user", "charset"),
+    # without a charset it is Latin-1, in which the last one cannot be said
+    [(user, charset) for user in PASSWORDS for charset in (True, False) if charset or user != "\u65e5"],
+)
 def test_character_sets(user: str, charset: bool) -> None:
-    if user == "\u65e5" and not charset:
-        pytest.skip("cannot be said in Latin-1")
     negotiation, nonce = negotiate()
     final = negotiation.step(answer(nonce, user=user, password=PASSWORDS[user], charset=charset))
     assert re.fullmatch(rb"rspauth=[0-9a-f]{32}", final)
