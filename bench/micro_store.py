@@ -1,4 +1,4 @@
-"""Why the store keeps pages of 32 znodes and not one record per znode.
+"""Why the store keeps pages of many znodes (here 32) and not one record per znode.
 
 Writes the same znodes into LMDB twice, once as single records and once as pages, from a background thread, as
 the server's checkpoints do, and reads both back. py-lmdb takes and releases the GIL for every put, so each

@@ -6,7 +6,7 @@ from fastzk._index cimport Index
 
 cdef enum:
     SLAB_BITS = 10
-    PAGE_BITS = 5
+    PAGE_BITS = 7
     ROOT = 1
     OWNER_PERSISTENT = 0
     OWNER_EPHEMERAL = 1

@@ -9,7 +9,7 @@ and the path itself is stored nowhere. Siblings form a doubly linked list; the e
 many children is kept until it changes, because walking a thousand siblings is a thousand cache misses.
 One million znodes of 128 bytes cost about 280 bytes each, all told.
 
-Pages. For checkpoints, 32 consecutive slots are one page, the unit in which state goes to LMDB. A page
+Pages. For checkpoints, 128 consecutive slots are one page, the unit in which state goes to LMDB. A page
 has two bits: changed since the last checkpoint, and frozen in the running one but not yet taken. Every
 mutation first calls ``touch``; a frozen page is encoded then, before the change, so a checkpoint is exact
 as of its beginning while requests go on.

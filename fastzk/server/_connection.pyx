@@ -178,6 +178,8 @@ cdef class Connection(Client):
         try:
             self.take(self.service.input.p, n)
             self.service.clients.flush()
+            if self.service.pipeline.spinner is not None:
+                self.service.pipeline.spinner.touch(self.heard_ns)
         except Exception as error:
             self.service.on_failure(error)
 

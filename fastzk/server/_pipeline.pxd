@@ -8,6 +8,7 @@ from fastzk.server._apply cimport Applier
 from fastzk.server._clients cimport Client, Clients
 from fastzk.server._overlay cimport Overlay
 from fastzk.server._prepare cimport Preparer
+from fastzk.server._spin cimport Spinner
 
 cdef enum:
     KIND_TXN = 1             # has a transaction in the batch, in the same order
@@ -48,6 +49,7 @@ cdef class Pipeline:
     cdef TxnLog log
     cdef object loop
     cdef object on_failure
+    cdef public Spinner spinner      # None: the loop sleeps whenever there is nothing to do
     cdef Round open
     cdef object in_flight            # deque of Rounds given to the log
     cdef list spare                  # Rounds to use again

@@ -6,6 +6,7 @@ from fastzk.server._apply import Applier
 from fastzk.server._clients import Clients
 from fastzk.server._overlay import Overlay
 from fastzk.server._prepare import Preparer
+from fastzk.server._spin import Spinner
 
 class Pipeline:
     """Orders, logs, applies and answers the writes of this server.
@@ -41,6 +42,7 @@ class Pipeline:
     def preparer(self) -> Preparer: ...
     @property
     def applier(self) -> Applier: ...
+    spinner: Spinner | None
     @property
     def pending(self) -> int:
         """Requests between arrival and answer."""

@@ -303,6 +303,8 @@ cdef class Pipeline:
                 self.submit()
             self.resume()
             self.clients.flush()
+            if self.spinner is not None:
+                self.spinner.touch(fz_monotonic_ns())
         except Exception as error:
             self.on_failure(error)
 

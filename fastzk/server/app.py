@@ -35,6 +35,7 @@ from fastzk.server._overlay import Overlay
 from fastzk.server._pipeline import Pipeline
 from fastzk.server._prepare import Preparer
 from fastzk.server._reads import Reads
+from fastzk.server._spin import Spinner
 from fastzk.server._watches import Watches
 from fastzk.server.acceptor import TlsAcceptor
 from fastzk.server.auth import Authenticator, fix_acl
@@ -60,7 +61,9 @@ HOUSEKEEPING_SECONDS: Final = 1.0
 #: At a stop, how long requests under way may take.
 DRAIN_SECONDS: Final = 2.0
 #: Checkpoints may take at most one part in so many of the time.
-CHECKPOINT_SHARE: Final = 10
+CHECKPOINT_SHARE: Final = 4
+#: How long a busy event loop looks for more work before it sleeps.
+SPIN_MICROSECONDS: Final = 150
 #: Covered log segments kept beside the live one.
 KEEP_SEGMENTS: Final = 1
 
@@ -188,6 +191,7 @@ class Server:
             ),
             self._fail,
         )
+        pipeline.spinner = Spinner(loop, SPIN_MICROSECONDS)
         authenticator = Authenticator(super_digest=config.super_digest, digest_algorithm=config.digest_alg)
         self._service = Service(
             clients,

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 SLICE_BYTES = 64 << 10
 QUEUE_BYTES = 4 << 20
-PAUSE_SECONDS = 0.001
+PAUSE_SECONDS = 0.003
 PROGRESS_SECONDS = 5.0
 # A slice that took longer than this halves the next one, one of less than a quarter doubles it again.
 SLICE_SECONDS = 0.0004

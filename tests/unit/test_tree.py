@@ -27,7 +27,7 @@ from fastzk._acl import OPEN_ACL
 from fastzk._tree import Tree, TreeCorruption
 
 READ_ONLY = vector([(1, b"world", b"anyone")])
-PAGE_SLOTS = 32
+PAGE_SLOTS = 128
 KEPT_LIST = 16  # from so many children on the encoded list is kept
 
 Disk = dict[bytes, bytes]
@@ -1021,7 +1021,7 @@ def test_records_made_by_hand_load() -> None:
         (b"a\x80\0\0\0", READ_ONLY),
         (b"a\0\0\0\1", OPEN_ACL),
         (b"n\0\0\0\0", b"\1" + record(0)),
-        (b"n\0\0\0\0", b"\1" + record(32)),
+        (b"n\0\0\0\0", b"\1" + record(PAGE_SLOTS)),
         (b"n\0\0\0\0", b"\1" + record(255)),
         (b"n\0\0\0\0", b"\1" + record() + record()),
         (b"n\0\0\0\0", b"\1" + record()[:-1]),
