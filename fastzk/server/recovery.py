@@ -13,11 +13,12 @@ import logging
 import os
 import secrets
 import select
-import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastzk import records
+from fastzk._codec import encode
 from fastzk._log import Batch, LogCorruption, LogFailed, TxnLog
 from fastzk._tree import Tree, TreeCorruption
 from fastzk.protocol import Error, OpCode
@@ -45,8 +46,6 @@ STATE_DIRECTORY = "state"
 LOG_DIRECTORY = "log"
 LOCK_FILE = "fastzk.lock"
 _PROGRESS_SECONDS = 5.0
-_TXN_HEADER = struct.Struct(">qiqqi")
-_INT = struct.Struct(">i")
 
 
 @dataclass(slots=True)
@@ -223,9 +222,9 @@ def _begin_history(store: Store, log: TxnLog, tree: Tree, applier: Applier, sess
 
     From here on a database without a log, and a log without a database, are each known to have lost the other.
     """
-    header = _TXN_HEADER.pack(0, 0, 1, int(time.time() * 1000), OpCode.ERROR)
+    header = encode(records.TxnHeader, (0, 0, 1, int(time.time() * 1000), int(OpCode.ERROR)))
     batch = Batch()
-    batch.append(1, header + _INT.pack(Error.OK))
+    batch.append(1, header + encode(records.ErrorTxn, (int(Error.OK),)))
     log.submit(batch)
     done: list[Batch] = []
     while not done:
