@@ -12,7 +12,6 @@ cdef class Applier:
     cdef public object on_session    # (session id, timeout in ms, or None: closed)
     cdef readonly int64_t zxid       # the last one applied
     cdef readonly int64_t session    # of the last transaction
-    cdef OutBuf scratch
     cdef readonly Quotas quotas
 
     cdef int32_t apply(self, const uint8_t* p, size_t n, OutBuf* reply) except? 0

@@ -9,7 +9,7 @@ body is written behind them.
 from libc.string cimport memcpy
 
 from fastzk._codec cimport (
-    fz_load64, get_acls, get_bool, get_i32, get_i64, get_span, out_free, put_i32, put_span, put_u8, reader_init, Span,
+    fz_load64, get_acls, get_bool, get_i32, get_i64, get_span, put_i32, put_span, put_u8, reader_init, Span,
 )
 from fastzk._constants cimport (
     ERR_OK, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
@@ -33,9 +33,6 @@ cdef class Applier:
         self.tree = tree
         self.zxid = zxid
         self.quotas = Quotas(tree)
-
-    def __dealloc__(self) -> None:
-        out_free(&self.scratch)
 
     def serve(self, Watches watches) -> None:
         """From now on changes trigger watches."""
