@@ -5,17 +5,21 @@ PYTHON ?= python3
 ARGS ?=
 # What to test, and pytest's options: make test TESTS="tests/unit -k log"
 TESTS ?= tests
+# How many frames `make fuzz` sends, and from which seed: make fuzz FRAMES=1000000 SEED=7
+FRAMES ?= 1000000
+SEED ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find fastzk -name '*.pyx' -o -name '*.pxd' ! -name '_constants.pxd') fastzk/protocol.py setup.py pyproject.toml
 
-.PHONY: help run build test lint bench clean
+.PHONY: help run build test fuzz lint bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    build, then serve 127.0.0.1:2181 from ./data until Ctrl-C (ARGS="..." for the server)'
 	@echo 'make test   build, then run all tests (TESTS="tests/unit -k log" for some)'
+	@echo 'make fuzz   build a copy with sanitizers, then send it damaged frames (FRAMES=1000000 SEED=1)'
 	@echo 'make lint   ruff, mypy --strict, cython-lint'
 	@echo 'make bench  compare with Apache ZooKeeper; see bench/README.md'
 	@echo 'make clean  remove what was built; ./data stays'
@@ -50,6 +54,19 @@ $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed
 
 test: $(VENV)/.built $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
+
+# A copy, because a checked extension does not load without the sanitizer's library. tar keeps the times of the
+# files, so only what has changed is compiled again.
+CHECKED := build/checked
+$(CHECKED)/.built: $(SOURCES) $(wildcard fastzk/*.py fastzk/*/*.py fastzk/*/*/*.py) $(VENV)/.installed
+	@mkdir -p $(CHECKED)
+	tar --exclude='*.so' --exclude='*.c' --exclude=__pycache__ -cf - fastzk setup.py pyproject.toml LICENSE README.md | tar -xf - -C $(CHECKED)
+	@echo 'compiling with sanitizers (a minute the first time)'
+	cd $(CHECKED) && FASTZK_CHECKED=1 $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+fuzz: $(CHECKED)/.built $(VENV)/.test
+	$(BIN)/python tests/fuzz/fuzz_frames.py --frames $(FRAMES) --seed $(SEED) --tree $(CHECKED) --out build/fuzz
 
 lint: $(VENV)/.built $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -4,7 +4,9 @@ Every ``fastzk/**/*.pyx`` is one extension. Before they are translated, the prot
 ``fastzk/protocol.py`` are written out as C enumerations (``fastzk/_constants.pxd``), so each number of the
 protocol is typed by hand in one place only.
 
-``FASTZK_CHECKED=1`` builds with bounds checks and assertions of the C library, for fuzzing.
+``FASTZK_CHECKED=1`` builds for fuzzing: Cython's bounds checks, and AddressSanitizer and UndefinedBehaviorSanitizer of
+the C compiler, which are what sees a wrong raw pointer. Python has to be started with ``LD_PRELOAD=libasan.so`` then;
+``tests/fuzz/fuzz_frames.py`` does that. Several times slower: only for a copy of the tree (``make fuzz``).
 ``FASTZK_LINETRACE=1`` keeps line tables for ``perf`` and ``cython -a``.
 ``FASTZK_NO_EXTENSIONS=1`` leaves the extensions out: the Makefile installs without, then builds in place.
 """
@@ -47,13 +49,24 @@ def extensions() -> list[Extension]:
     flags = ["-O2", "-g1", "-Wall", "-Wno-unused-function", "-Wno-unused-variable"]
     # What Cython writes compares its own counters with C's, and takes const buffers into its temporaries.
     flags += ["-Wno-sign-compare", "-Wno-discarded-qualifiers"]
+    sanitizers: list[str] = []
     if CHECKED:
-        flags += ["-D_FORTIFY_SOURCE=2", "-fsanitize-undefined-trap-on-error"]
+        # The first finding ends the process, with its stack.
+        sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+        flags += [*sanitizers, "-O1"]
     found = []
     for path in sorted((ROOT / "fastzk").rglob("*.pyx")):
         relative = path.relative_to(ROOT)
         module = ".".join(relative.with_suffix("").parts)
-        found.append(Extension(module, [str(relative)], extra_compile_args=flags, libraries=["pthread"]))
+        found.append(
+            Extension(
+                module,
+                [str(relative)],
+                extra_compile_args=flags,
+                extra_link_args=sanitizers,
+                libraries=["pthread"],
+            )
+        )
     return found
 
 

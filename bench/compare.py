@@ -22,11 +22,13 @@ import tempfile
 import time
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from ensemble import MISSED, Trio, catch_up, failover, full_state, trio
 from servers import ZOOKEEPER_JAR, Failed, Fastzk, Server, ZooKeeper
 
 HERE: Final = Path(__file__).resolve().parent
@@ -41,7 +43,10 @@ SNAP_COUNT: Final = 100_000
 
 @dataclass
 class Row:
-    """A line of the table. `required` bounds the ratio fastzk to ZooKeeper, from below if `higher`."""
+    """A line of the table. `required` bounds the ratio fastzk to ZooKeeper, from below if `higher`.
+
+    `limit` bounds fastzk's own values instead, every one of them, from above.
+    """
 
     title: str
     unit: str
@@ -51,6 +56,7 @@ class Row:
     #: For the row that compares fastzk with itself, the ratios of its rounds.
     own_ratios: list[float] = field(default_factory=list)
     note: str = ""
+    limit: float | None = None
 
     def add(self, server: type[Server], value: float) -> None:
         self.values.setdefault(server.name, []).append(value)
@@ -66,6 +72,9 @@ class Row:
         return median(ours) / median(theirs) if ours and theirs and median(theirs) else None
 
     def met(self) -> bool | None:
+        if self.limit is not None:
+            ours = self.values.get(Fastzk.name)
+            return max(ours) < self.limit if ours else None
         ratio = self.ratio()
         if ratio is None or self.required is None:
             return None
@@ -74,11 +83,16 @@ class Row:
     def cells(self) -> list[str]:
         def shown(server: type[Server]) -> str:
             values = self.values.get(server.name)
-            return f"{number(median(values))} {self.unit}" if values else "-"
+            if not values:
+                return "-"
+            worst = f", worst {number(max(values))}" if self.limit is not None and len(values) > 1 else ""
+            return f"{number(median(values))}{worst} {self.unit}"
 
         ratio, ratios, met = self.ratio(), self.ratios(), self.met()
         spread = f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratio is not None else "-"
         required = f"{'≥' if self.higher else '≤'} {self.required:g}" if self.required is not None else "-"
+        if self.limit is not None:
+            required = f"< {number(self.limit)} {self.unit}"
         verdict = {True: "yes", False: "**no**", None: "-"}[met]
         return [self.title, shown(ZooKeeper), shown(Fastzk), spread, required, verdict]
 
@@ -112,8 +126,14 @@ LOADS: Final[dict[str, Load]] = {
     "delete-create": Load("delete-create", 32, 16, [("delete + create durable, 32 x 16", "ops_per_s")], 3),
     "mixed": Load("mixed:90", 32, 16, [("90 % getData, 10 % setData, 32 x 16", "ops_per_s")], None),
     "children": Load("children", 8, 4, [("getChildren of 1000, 8 x 4", "ops_per_s")], 4),
+    "ensemble-set-30x16": Load("set", 30, 16, [("3 servers: setData, 30 x 16", "ops_per_s")], 6),
+    "ensemble-set-30x1": Load("set", 30, 1, [("3 servers: setData, 30 x 1", "ops_per_s")], 3),
+    "ensemble-get-30x16": Load("get", 30, 16, [("3 servers: getData, 30 x 16", "ops_per_s")], 8),
+    "ensemble-mixed": Load("mixed:90", 30, 16, [("3 servers: 90 % getData, 30 x 16", "ops_per_s")], 6),
 }
-ROWS: Final = (*LOADS, "memory", "restart", "checkpoint")
+ENSEMBLE_LOADS: Final = tuple(name for name in LOADS if name.startswith("ensemble-"))
+ENSEMBLE: Final = (*ENSEMBLE_LOADS, "failover", "catch-up", "full-state")
+ROWS: Final = (*(name for name in LOADS if name not in ENSEMBLE), "memory", "restart", "checkpoint", *ENSEMBLE)
 
 
 class Comparison:
@@ -126,10 +146,12 @@ class Comparison:
         self.quick = quick
         self.seconds = 1.0 if quick else 5.0
         self.znodes = 100_000 if quick else 1_000_000
+        self.missed = MISSED // 10 if quick else MISSED
         self.rows: list[Row] = []
         self.raw: list[dict[str, Any]] = []
         self.zkload = compile_program("zkload", folder)
         self.zkprobe = compile_program("zkprobe", folder)
+        self.failover_program = compile_program("failover", folder)
         self._started: list[Server] = []
         self._used: dict[str, int] = {}
 
@@ -144,17 +166,19 @@ class Comparison:
             server.kill()
 
     def load(self, server: Server, *arguments: str) -> dict[str, Any]:
-        command = [str(self.zkload), "-s", f"127.0.0.1:{server.port}", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            return self.run_zkload("-s", f"127.0.0.1:{server.port}", *arguments)
+        except Failed as error:
+            raise Failed(server.explain(str(error))) from None
+
+    def run_zkload(self, *arguments: str) -> dict[str, Any]:
+        """What zkload found. Raises Failed, without a server's log."""
+        done = subprocess.run([str(self.zkload), *arguments], capture_output=True, text=True, check=False)
         if not done.stdout.strip():
-            raise Failed(
-                server.explain(f"failed under `zkload {shlex.join(arguments)}`: {done.stderr.strip()}")
-            )
+            raise Failed(f"failed under `zkload {shlex.join(arguments)}`: {done.stderr.strip()}")
         result: dict[str, Any] = json.loads(done.stdout)
         if done.returncode or result["errors"]:
-            raise Failed(
-                server.explain(f"answered {result['errors']} errors to `zkload {shlex.join(arguments)}`")
-            )
+            raise Failed(f"answered {result['errors']} errors to `zkload {shlex.join(arguments)}`")
         return result
 
     # ---- requests a second, and latency
@@ -201,6 +225,82 @@ class Comparison:
                     )
         for server in servers:
             server.stop()
+
+    # ---- three servers
+
+    def load_ensemble(self, servers: Trio, load: Load, prefix: str) -> dict[str, Any]:
+        """One run of zkload over the client ports of all three."""
+        try:
+            return self.run_zkload(
+                *("-s", servers.addresses(), "-o", load.operation, "-c", str(load.connections)),
+                *("-w", str(load.window), "-t", str(self.seconds), "-u", str(min(1.0, self.seconds))),
+                *("-k", "1000", "-p", prefix),
+            )
+        except Failed as error:
+            raise Failed(servers.explain(str(error))) from None
+
+    def run_ensembles(self, names: Sequence[str]) -> None:
+        """Both ensembles are up at the same time and loaded by turns, like the single servers."""
+        with ExitStack() as stack:
+            both = [stack.enter_context(trio(k, self.folder / f"{k.__name__.lower()}-trio")) for k in self.kinds]
+            for servers in both:
+                warm_up = Load("mixed:50", 30, 16, [], None)
+                self.load_ensemble(servers, warm_up, "/warm-up")
+                say(f"warmed up: three of {servers.name}")
+            for name in (name for name in ENSEMBLE_LOADS if name in names):
+                load = LOADS[name]
+                rows = [Row(title, "/s", load.required) for title, _ in load.lines]
+                self.rows += rows
+                for turn in range(self.rounds):
+                    for servers in both:
+                        result = self.load_ensemble(servers, load, f"/{name}-{turn}")
+                        self.raw.append({"row": name, "round": turn, "server": servers.name, **result})
+                        for row, (_, key) in zip(rows, load.lines, strict=True):
+                            row.add(servers.kind, result[key])
+                        say(f"{name} round {turn + 1}: {servers.name} {result['ops_per_s']:,} /s")
+            if "failover" in names:
+                row = Row("3 servers: longest gap between writes, leader killed", "ms", None, False, limit=300)
+                self.rows.append(row)
+                for turn in range(max(self.rounds, 5) if not self.quick else 1):
+                    for servers in both:
+                        result = failover(self.failover_program, servers, turn)
+                        self.raw.append({"row": "failover", "round": turn, "server": servers.name, **result})
+                        row.add(servers.kind, result["longest_gap_ms"])
+                        say(f"failover round {turn + 1}: {servers.name} {result['longest_gap_ms']:.0f} ms")
+            if "catch-up" in names:
+                row = Row(f"3 servers: back after {self.missed:,} writes, until in sync", "s", None, False, limit=3)
+                self.rows.append(row)
+                for turn in range(self.rounds):
+                    for servers in both:
+                        seconds = catch_up(self.run_zkload, servers, turn, self.missed)
+                        self.raw.append(
+                            {"row": "catch-up", "round": turn, "server": servers.name, "seconds": seconds}
+                        )
+                        row.add(servers.kind, seconds)
+                        say(f"catch-up round {turn + 1}: {servers.name} {seconds:.2f} s")
+            for servers in both:
+                servers.stop()
+
+    def run_full_state(self) -> None:
+        """One ensemble after the other: with a million znodes each, six servers would fight for the memory."""
+        title = f"3 servers: a follower without data, {self.znodes:,} znodes"
+        row = Row(f"{title}, until in sync", "s", None, False, limit=15)
+        reads = Row(f"{title}: the leader's p99 of getData, 32 x 1, meanwhile", "µs", 2.0, False)
+        self.rows += [row, reads]
+        for kind in self.kinds:
+            with trio(kind, self.folder / f"{kind.__name__.lower()}-whole") as servers:
+                sizes: dict[str, Any] = {"znodes": self.znodes, "rounds": self.rounds, "quiet": self.seconds}
+                for turn, state in enumerate(full_state(self.run_zkload, self.zkprobe, servers, **sizes)):
+                    row.add(kind, state.seconds)
+                    reads.add(kind, state.during_us)
+                    if kind is Fastzk:
+                        reads.own_ratios.append(state.during_us / state.before_us)
+                    self.raw.append({"row": "full-state", "round": turn, "server": servers.name, **asdict(state)})
+                    say(
+                        f"full-state round {turn + 1}: {servers.name} {state.seconds:.2f} s,"
+                        f" p99 {state.before_us:.0f} µs before, {state.during_us:.0f} µs during"
+                    )
+        reads.note = "The ratio of the leader's p99 is to fastzk's own just before."
 
     # ---- many znodes
 
@@ -445,7 +545,7 @@ def markdown(comparison: Comparison, facts: Sequence[str]) -> str:
 
 
 def chosen_rows(text: str | None) -> list[str]:
-    """`get` stands for `get-32x16`, `get-32x1` and `get-1x1`, and so on."""
+    """`get` stands for `get-32x16`, `get-32x1` and `get-1x1`, and so on; `ensemble` for all its loads."""
     if text is None:
         return list(ROWS)
     rows: list[str] = []
@@ -492,12 +592,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 Path(name), kinds, options.rounds or (1 if options.quick else 3), options.quick
             )
             try:
-                if loads := [row for row in rows if row in LOADS]:
+                if loads := [row for row in rows if row in LOADS and row not in ENSEMBLE]:
                     comparison.run_loads(loads)
                 if many := [row for row in rows if row in {"memory", "restart"}]:
                     comparison.run_million(many)
                 if "checkpoint" in rows and Fastzk in kinds:
                     comparison.run_checkpoint()
+                if together := [row for row in rows if row in ENSEMBLE and row != "full-state"]:
+                    comparison.run_ensembles(together)
+                if "full-state" in rows:
+                    comparison.run_full_state()
                 facts = [*machine(parent), *versions(kinds)]
             finally:
                 comparison.close()

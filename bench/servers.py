@@ -50,9 +50,8 @@ class Server:
         """Why it cannot be run here, or None."""
         raise NotImplementedError
 
-    def start(self) -> float:
-        """Returns the seconds until a session was established."""
-        began = time.perf_counter()
+    def launch(self) -> None:
+        """Start the process, and wait for nothing."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, str(self.directory / "zoo.cfg")],
@@ -62,6 +61,11 @@ class Server:
                 cwd=self.directory,
                 env=environment(),
             )
+
+    def start(self) -> float:
+        """Returns the seconds until a session was established."""
+        began = time.perf_counter()
+        self.launch()
         self.session(began + 120).close()
         return time.perf_counter() - began
 

@@ -68,6 +68,7 @@ cdef class TxnLog:
     cdef object held  # deque of batches that wait, unstamped, for the next segment
     cdef bint refusing  # refused batches were handed back and that is not acknowledged yet
     cdef object preparer
+    cdef object cursor  # (zxid, segment's name, offset): where read() may go on
     cdef object walk  # the finished walk of recover(), until start() takes it over
 
     cpdef submit(self, Batch batch)

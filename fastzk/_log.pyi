@@ -67,6 +67,13 @@ class Batch:
         """Payload bytes so far."""
     def append(self, zxid: int, record: bytes | bytearray | memoryview) -> None:
         """Add one transaction. Raises ValueError if `zxid` does not follow the last one."""
+    def adopt(
+        self, first_zxid: int, last_zxid: int, count: int, payload: bytes | bytearray | memoryview
+    ) -> None:
+        """Fill it, while empty, with transactions that another server has put into a batch.
+
+        Raises ValueError if the numbers do not fit each other or the records do not fill `payload`.
+        """
     def reset(self) -> None:
         """Empty it for reuse. Raises RuntimeError while submitted."""
     def payload(self) -> bytes:
@@ -139,6 +146,12 @@ class TxnLog:
 
         The live segment stays, and of the others the newest `keep_segments` covered ones. Returns the names
         of those that go.
+        """
+    def read(self, after_zxid: int, max_bytes: int) -> list[RecoveredBatch]:
+        """Read batches back that are durable: those behind the batch end `after_zxid`, about `max_bytes` of payload
+        and at least one, if there is one. Each is verified. Reading on where the last call ended costs no search.
+
+        Raises LogCorruption if one cannot be read as it was written, KeyError if `after_zxid` was purged.
         """
     def truncate(self, zxid: int) -> None:
         """Drop every transaction after `zxid`, durably; waits for the disk.

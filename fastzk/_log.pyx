@@ -567,6 +567,30 @@ cdef class Batch:
         self.last_zxid = zxid
         self.count += 1
 
+    def adopt(self, int64_t first_zxid, int64_t last_zxid, uint32_t count, const uint8_t[::1] payload not None):
+        """Fill it, while empty, with transactions that another server has put into a batch.
+
+        Raises ValueError if the numbers do not fit each other or the records do not fill `payload`.
+        """
+        cdef size_t n = payload.shape[0], at = 0
+        cdef uint32_t records = 0
+        cdef uint8_t* to
+        if self.count or self.submitted:
+            raise ValueError("the batch is not empty")
+        if count == 0 or last_zxid - first_zxid != <int64_t> count - 1 or first_zxid >> 32 != last_zxid >> 32:
+            raise ValueError(f"{count} transactions from {first_zxid:#x} to {last_zxid:#x}")
+        while n - at >= 4 and get32(&payload[at]) <= n - at - 4:
+            at += 4 + get32(&payload[at])
+            records += 1
+        if at != n or records != count:
+            raise ValueError(f"{records} records in {at} of {n} bytes, not {count}")
+        to = self.reserve(n)
+        memcpy(to, &payload[0], n)
+        self.length = n
+        self.first_zxid = first_zxid
+        self.last_zxid = last_zxid
+        self.count = count
+
     def reset(self):
         """Empty it for reuse. Raises RuntimeError while submitted."""
         self.clear()
@@ -1632,6 +1656,63 @@ cdef class TxnLog:
             self.preparer.retire(names)
         return names
 
+    def read(self, int64_t after_zxid, int64_t max_bytes):
+        """Read batches back that are durable: those behind the batch end `after_zxid`, about `max_bytes` of payload
+        and at least one, if there is one. Each is verified. Reading on where the last call ended costs no search.
+
+        Raises LogCorruption if one cannot be read as it was written, KeyError if `after_zxid` was purged.
+        """
+        cdef _Segment segment
+        cdef _Window window
+        cdef const uint8_t* h
+        cdef int64_t at, n, first, count, taken = 0
+        cdef Py_ssize_t i = 0
+        cdef int64_t end = self.shared.durable_zxid
+        if after_zxid < self.purged_zxid:
+            raise KeyError(f"zxid {after_zxid:#x} lies before the purged {self.purged_zxid:#x}")
+        found = []
+        at = 0
+        if self.cursor is not None and self.cursor[0] == after_zxid:
+            _, name, at = self.cursor
+            while i < len(self._segments) and (<_Segment> self._segments[i]).name != name:
+                i += 1
+            if i == len(self._segments):
+                i = at = 0
+        if at == 0:
+            at = SEGMENT_DATA
+            while i + 1 < len(self._segments) and (<_Segment> self._segments[i + 1]).first_zxid <= after_zxid:
+                i += 1
+        while i < len(self._segments) and taken < max_bytes:
+            segment = self._segments[i]
+            window = _Window(self.directory, segment.name, self.dir_fd)
+            while taken < max_bytes and after_zxid < end and after_zxid < segment.last_zxid:
+                if not _plausible(window, at):
+                    raise LogCorruption(window.path, at, "a batch that was durable cannot be read any more")
+                h = window.look(at, LOG_HEADER_BYTES)
+                n = get32(h + 16)
+                count = get32(h + 20)
+                first = <int64_t> get64(h + 24)
+                if first + count - 1 > after_zxid:
+                    if get64(h + 40) != segment.segment_id:
+                        raise LogCorruption(window.path, at, "a batch of another segment stands there")
+                    after_zxid = first + count - 1
+                    found.append(RecoveredBatch(first, count, first >> 32, window.view(at + LOG_HEADER_BYTES, n),
+                                                window.path, at))
+                    taken += n
+                at += _aligned(LOG_HEADER_BYTES + n)
+            if after_zxid >= end:
+                break
+            if after_zxid >= segment.last_zxid:
+                i += 1
+                if i < len(self._segments):
+                    at = SEGMENT_DATA
+                else:
+                    break
+        if found:
+            if i < len(self._segments):
+                self.cursor = (after_zxid, (<_Segment> self._segments[i]).name, at)
+        return found
+
     def truncate(self, int64_t zxid):
         """Drop every transaction after `zxid`, durably; waits for the disk.
 
@@ -1646,6 +1727,7 @@ cdef class TxnLog:
             raise RuntimeError("the log is not idle")
         if zxid >= self.stamped_zxid:
             return
+        self.cursor = None
         if zxid < self.purged_zxid:
             raise ValueError(f"zxid {zxid:#x} lies before the purged {self.purged_zxid:#x}")
         self.preparer.settle()

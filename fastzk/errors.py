@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import ClassVar, Final
 
 from fastzk.protocol import Error
 
@@ -24,6 +24,8 @@ class ZooKeeperError(Exception):
 
     code: int = Error.SYSTEM_ERROR
     path: str | None
+    #: How the error calls itself, where its code says too little.
+    what: ClassVar[str] = ""
 
     def __init__(self, path: str | None = None, code: int | None = None) -> None:
         super().__init__(path, code)
@@ -33,7 +35,7 @@ class ZooKeeperError(Exception):
 
     def __str__(self) -> str:
         try:
-            what = Error(self.code).name.lower().replace("_", " ")
+            what = self.what or Error(self.code).name.lower().replace("_", " ")
         except ValueError:
             what = "unknown error"
         return f"{what} ({int(self.code)})" + ("" if self.path is None else f": {self.path}")
@@ -51,6 +53,15 @@ class RuntimeInconsistencyError(ZooKeeperError):
     code = Error.RUNTIME_INCONSISTENCY
 
 
+class RolledBackError(ZooKeeperError):
+    """Inside a multi: the operation was valid, but one behind it failed, so nothing was carried out."""
+
+    code = Error.OK
+
+    def __str__(self) -> str:
+        return "rolled back" + ("" if self.path is None else f": {self.path}")
+
+
 class DataInconsistencyError(ZooKeeperError):
     """The server found its data inconsistent."""
 
@@ -61,6 +72,18 @@ class ConnectionLossError(ZooKeeperError):
     """The connection broke before the answer came; the request may or may not have been carried out."""
 
     code = Error.CONNECTION_LOSS
+
+
+class NotSent(ConnectionLossError):
+    """There was no connection to send the request on: it was not carried out, and may be made again."""
+
+    what = "not sent, for lack of a connection"
+
+
+class MaybeApplied(ConnectionLossError):
+    """The connection broke after a request that changes something was sent: only looking tells whether it did."""
+
+    what = "connection lost, the request may have been carried out"
 
 
 class MarshallingError(ZooKeeperError):
@@ -151,6 +174,18 @@ class SessionExpiredError(ZooKeeperError):
     """The session is over; its ephemeral znodes are gone."""
 
     code = Error.SESSION_EXPIRED
+
+
+class ConnectionClosedError(SessionExpiredError):
+    """The client is closed, or was not started; there is no session."""
+
+    what = "the client is closed"
+
+
+class ForkedError(ConnectionClosedError):
+    """The client was made by the parent process. A child cannot share its connection; it needs a client of its own."""
+
+    what = "the client was made before the fork, make another one"
 
 
 class InvalidCallbackError(ZooKeeperError):

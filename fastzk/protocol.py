@@ -1,8 +1,8 @@
 """The vocabulary of ZooKeeper's client protocol: one table each for what has a number.
 
 The numbers are those of Apache ZooKeeper 3.9 (``ZooDefs.java``, ``KeeperException.java``,
-``Watcher.java``, ``zookeeper.jute``). ``setup.py`` renders the same tables as C enumerations for the
-Cython modules, so this file is the only place where they are written down.
+``Watcher.java``, ``zookeeper.jute``), and of the extensions beyond it. ``setup.py`` renders the same tables
+as C enumerations for the Cython modules, so this file is the only place where they are written down.
 """
 
 from __future__ import annotations
@@ -47,6 +47,19 @@ class OpCode(IntEnum):
     CREATE_SESSION = -10
     CLOSE_SESSION = -11
     ERROR = -1
+
+
+class ExtensionOpCode(IntEnum):
+    """Request types that Apache ZooKeeper does not have (``docs/extensions.md``).
+
+    From 500 on they are ClickHouse Keeper's, with its numbers; ours begin with the letters ``fz``.
+    """
+
+    FILTERED_LIST = 500
+    CHECK_NOT_EXISTS = 501
+    CREATE_IF_NOT_EXISTS = 502
+    REMOVE_RECURSIVE = 503
+    PAGED_LIST = 0x667A0001
 
 
 class Error(IntEnum):
@@ -151,6 +164,39 @@ class AddWatchMode(IntEnum):
     PERSISTENT_RECURSIVE = 1
 
 
+class ListFilter(IntEnum):
+    """Which children a filteredList request wants."""
+
+    ALL = 0
+    PERSISTENT_ONLY = 1
+    EPHEMERAL_ONLY = 2
+
+
+class PageFlag(IntFlag):
+    """The flags of a pagedList request."""
+
+    #: Set a one-time watch on the children, as getChildren does.
+    WATCH = 1
+    PERSISTENT_ONLY = 2
+    EPHEMERAL_ONLY = 4
+
+
+class KeeperFeature(IntEnum):
+    """Bits of ``/keeper/feature_flags``, counted from the first byte's highest one."""
+
+    FILTERED_LIST = 0
+    MULTI_READ = 1
+    CHECK_NOT_EXISTS = 2
+    CREATE_IF_NOT_EXISTS = 3
+    REMOVE_RECURSIVE = 4
+    MULTI_WATCHES = 5
+    CHECK_STAT = 6
+    PERSISTENT_WATCHES = 7
+    CREATE_WITH_STATS = 8
+    TRY_REMOVE = 9
+    LIST_WITH_STAT_AND_DATA = 10
+
+
 class Xid(IntEnum):
     """Reserved xids of request and reply headers."""
 
@@ -163,6 +209,7 @@ class Xid(IntEnum):
 #: The prefix under which each table is known to the Cython modules (``OP_CREATE``, ``ERR_NO_NODE``, ...).
 C_PREFIXES: Final[dict[str, str]] = {
     "OpCode": "OP_",
+    "ExtensionOpCode": "OP_",
     "Error": "ERR_",
     "Perm": "PERM_",
     "CreateMode": "MODE_",
@@ -170,6 +217,9 @@ C_PREFIXES: Final[dict[str, str]] = {
     "KeeperState": "STATE_",
     "WatcherType": "WATCHER_",
     "AddWatchMode": "ADDWATCH_",
+    "ListFilter": "LIST_",
+    "PageFlag": "PAGE_",
+    "KeeperFeature": "FEATURE_",
     "Xid": "XID_",
 }
 

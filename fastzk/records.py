@@ -202,6 +202,12 @@ GetAllChildrenNumberResponse: Final = _record("GetAllChildrenNumberResponse", to
 GetEphemeralsRequest: Final = _record("GetEphemeralsRequest", prefixPath=USTRING)
 GetEphemeralsResponse: Final = _record("GetEphemeralsResponse", ephemerals=Vector(USTRING))
 
+# ---- extensions (docs/extensions.md) -------------------------------------------------------------
+
+RemoveRecursiveRequest: Final = _record("RemoveRecursiveRequest", path=USTRING, limit=INT)
+PagedListRequest: Final = _record("PagedListRequest", path=USTRING, after=USTRING, limit=INT, flags=INT)
+PagedListResponse: Final = _record("PagedListResponse", children=Vector(USTRING), next=USTRING, stat=Stat)
+
 # ---- watches -------------------------------------------------------------------------------------
 
 SetWatches: Final = _record(

@@ -20,6 +20,7 @@ cdef class Applier:
     cdef int delete(self, Reader* r, int64_t zxid) except -1
     cdef int remove(self, uint32_t slot, const uint8_t* p, int32_t n, int64_t zxid) except -1
     cdef int set_data(self, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1
+    cdef int reconfig(self, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1
     cdef int set_acl(self, Reader* r, int64_t zxid, OutBuf* reply) except -1
     cdef int multi(self, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1
     cdef int end_session(self, int64_t zxid) except -1

@@ -7,6 +7,9 @@ from fastzk.server._watches import Watches
 class ApplyError(Exception):
     """A logged transaction does not fit the tree: the log and the state are not of one history."""
 
+def membership_text(payload: bytes | memoryview) -> bytes | None:
+    """What the last reconfiguration in a logged batch writes to /zookeeper/config; None if there is none in it."""
+
 class Applier:
     """Applies transactions to ``tree`` and tells the watches. ``zxid``: the last one applied before."""
 

@@ -9,11 +9,11 @@ body is written behind them.
 from libc.string cimport memcpy
 
 from fastzk._codec cimport (
-    fz_load64, get_acls, get_bool, get_i32, get_i64, get_span, put_i32, put_span, put_u8, reader_init, Span,
+    fz_load32, fz_load64, get_acls, get_bool, get_i32, get_i64, get_span, put_i32, put_span, put_u8, reader_init, Span,
 )
 from fastzk._constants cimport (
     ERR_OK, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
-    OP_DELETE, OP_DELETE_CONTAINER, OP_ERROR, OP_MULTI, OP_SET_ACL, OP_SET_DATA,
+    OP_DELETE, OP_DELETE_CONTAINER, OP_ERROR, OP_MULTI, OP_RECONFIG, OP_SET_ACL, OP_SET_DATA,
 )
 from fastzk._paths cimport parent_length
 from fastzk._tree cimport ttl_owner
@@ -24,6 +24,30 @@ cdef int64_t CONTAINER_OWNER = <int64_t>0x8000000000000000ULL
 
 class ApplyError(Exception):
     """A logged transaction does not fit the tree: the log and the state are not of one history."""
+
+
+def membership_text(payload) -> bytes | None:
+    """What the last reconfiguration in a logged batch writes to /zookeeper/config; None if there is none in it."""
+    cdef const uint8_t[::1] view = payload
+    cdef size_t at = 0
+    cdef size_t n = view.shape[0]
+    cdef uint32_t length
+    cdef Reader r
+    cdef Span data
+    found = None
+    while n - at >= 4:
+        memcpy(&length, &view[at], 4)
+        at += 4
+        if length > n - at:
+            break
+        if length > 32 and <int32_t>fz_load32(&view[at + 28]) == OP_RECONFIG:
+            reader_init(&r, &view[at + 32], length - 32)
+            get_span(&r)
+            data = get_span(&r)
+            if not r.bad and data.n >= 0:
+                found = <bytes>(<const uint8_t*>data.p)[:data.n]
+        at += length
+    return found
 
 
 cdef class Applier:
@@ -99,6 +123,8 @@ cdef class Applier:
         cdef int32_t timeout
         if op == OP_SET_DATA:
             return self.set_data(r, zxid, time, reply)
+        if op == OP_RECONFIG:
+            return self.reconfig(r, zxid, time, reply)
         if op == OP_CREATE or op == OP_CREATE2 or op == OP_CREATE_CONTAINER or op == OP_CREATE_TTL:
             return self.create(op, r, zxid, time, reply)
         if op == OP_DELETE or op == OP_DELETE_CONTAINER:
@@ -198,6 +224,16 @@ cdef class Applier:
         if reply != NULL:
             self.tree.put_stat(reply, slot)
         return 0
+
+    cdef int reconfig(self, Reader* r, int64_t zxid, int64_t time, OutBuf* reply) except -1:
+        # A setData of the membership's text, which is the answer, too.
+        cdef Reader again = r[0]
+        cdef Span data
+        get_span(&again)
+        data = get_span(&again)
+        if reply != NULL:
+            put_span(reply, data.p, data.n)
+        return self.set_data(r, zxid, time, reply)
 
     cdef int set_acl(self, Reader* r, int64_t zxid, OutBuf* reply) except -1:
         cdef Span path = get_span(r)

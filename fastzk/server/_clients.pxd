@@ -16,6 +16,7 @@ cdef class Client:
     cdef readonly uint32_t slot            # number in Clients; 0: not registered
     cdef bint marked                       # is in the list of those to flush
     cdef readonly bint closed
+    cdef bint overrun                      # an event was left out, for want of room: it has to go
     cdef uint64_t event_stamp              # the last trigger that sent it an event
     cdef uint32_t first_watch
     cdef readonly uint32_t watch_count
@@ -39,7 +40,9 @@ cdef class Client:
     cdef int resume(self) except -1
     cdef int opened(self) except -1
     cdef int refused(self) except -1
+    cdef int revalidated(self, bint valid) except -1
     cdef int finish(self) except -1
+    cdef int cut(self, str reason) except -1
 
 
 cdef class Clients:

@@ -5,6 +5,8 @@ Handlers append to ``client.out`` and ``mark`` the client; whoever drives the tu
 became durable) calls ``Clients.flush`` once, which is one write per client however many replies it got.
 """
 
+from libc.string cimport memcmp
+
 from fastzk._codec cimport Reader, Span, get_span, out_free, put_span, reader_init
 
 
@@ -35,16 +37,32 @@ cdef class Client:
         """Its session could not be made durable."""
         return 0
 
+    cdef int revalidated(self, bint valid) except -1:
+        """Whether the session that it wants to go on with may."""
+        return 0
+
     cdef int finish(self) except -1:
         """Close once everything is sent."""
+        return 0
+
+    cdef int cut(self, str reason) except -1:
+        """What it asked is not answered: close, behind what it was answered before."""
         return 0
 
     def add_identity(self, scheme: str, who: str) -> None:
         """Add an identity that the client has proven; one that it has already is not repeated."""
         cdef bytes scheme_raw = scheme.encode()
         cdef bytes who_raw = who.encode("utf-8", "surrogateescape")
-        if (scheme, who) in self.identities():
-            return
+        cdef Reader r
+        cdef Span known
+        cdef Span name
+        reader_init(&r, self.auth.p, self.auth.n)
+        while r.p < r.end:
+            known = get_span(&r)
+            name = get_span(&r)
+            if (known.n == len(scheme_raw) and memcmp(known.p, <const uint8_t*>scheme_raw, known.n) == 0
+                    and name.n == len(who_raw) and memcmp(name.p, <const uint8_t*>who_raw, name.n) == 0):
+                return
         put_span(&self.auth, scheme_raw, <int32_t>len(scheme_raw))
         put_span(&self.auth, who_raw, <int32_t>len(who_raw))
 

@@ -2,7 +2,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 from fastzk._codec cimport OutBuf, Reader
 from fastzk.server._clients cimport Client, Clients
-from fastzk.server._pipeline cimport Pipeline
+from fastzk.server._line cimport Line
 from fastzk.server._reads cimport Reads
 from fastzk.server._watches cimport Watches
 
@@ -17,14 +17,18 @@ cdef enum:
     BLOCK_FULL = 2           # the server has too many requests under way,
     BLOCK_UNREAD = 4         # the client does not read its replies,
     BLOCK_BACKLOG = 8        # too many reads wait behind its own writes,
-    BLOCK_STOPPING = 16      # or the server is stopping
+    BLOCK_STOPPING = 16      # the server is stopping,
+    BLOCK_TURN = 32          # others have their turn,
+    BLOCK_LARGE = 64         # other large setWatches are under way,
+    BLOCK_LEADERLESS = 128   # or there is no leader
 
 
 cdef class Service:
     # What all connections share.
     cdef readonly Clients clients
     cdef readonly Watches watches
-    cdef readonly Pipeline pipeline
+    cdef readonly Line pipeline            # alone, leading or following
+    cdef readonly bint leaderless          # nobody is served
     cdef readonly Reads reads
     cdef readonly object sessions
     cdef readonly object authenticate      # (client, scheme, data) -> bool
@@ -35,6 +39,10 @@ cdef class Service:
     cdef readonly int max_clients
     cdef readonly dict hosts               # connections by address
     cdef readonly set newcomers            # connections without a session
+    cdef readonly set leaving              # connections that end when their last replies are taken
+    cdef set large                         # connections that are sending a setWatches above jute.maxbuffer,
+    cdef readonly int64_t large_bytes      # how many bytes those are together,
+    cdef object large_queue                # and who waits to go on with one: a deque
     cdef readonly bint stopping
     cdef public object identify            # (connection, ssl.SSLObject) -> bool: False refuses the connection
     cdef public object sasl                # (connection, negotiation, token) -> (token, negotiation, error)
@@ -42,6 +50,9 @@ cdef class Service:
     cdef public object throttle            # (renewing a session) -> bool: False refuses it; None: no limit
     cdef OutBuf input                      # every connection reads into this
     cdef object input_view
+
+    cdef bint reserve(self, Connection client) except -1
+    cdef int give_back(self, Connection client) except -1
 
 
 cdef class Connection(Client):
@@ -63,8 +74,14 @@ cdef class Connection(Client):
     cdef OutBuf inbox                      # bytes received and not used yet
     cdef OutBuf backlog                    # reads that wait for writes of their own session
     cdef size_t backlog_at
+    cdef int64_t large_bytes               # length of the setWatches above jute.maxbuffer that is under way; 0: none
+    cdef int64_t since_ns                  # when that was let in, or when the connection began to close
 
     cdef size_t consume(self, const uint8_t* p, size_t n) except? 0xFFFFFFFFFFFFFFFF
+    cdef bint is_large(self, const uint8_t* p, size_t n, int64_t length) noexcept
+    cdef bint may_grow(self, int64_t length) except -1
+    cdef int give_way(self) except -1
+    cdef int forget_watches(self) except -1
     cdef int take(self, const uint8_t* p, size_t n) except -1
     cdef int use_inbox(self) except -1
     cdef int frame(self, const uint8_t* p, size_t n) except -1
@@ -75,5 +92,6 @@ cdef class Connection(Client):
     cdef int block(self, int why) except -1
     cdef int unblock(self, int why) except -1
     cdef int put_session(self, bint valid) except -1
+    cdef int go_on_with(self, int64_t session, bytes proof) except -1
     cdef int defer(self, const uint8_t* p, uint32_t n) except -1
     cdef int reject(self, str reason) except -1

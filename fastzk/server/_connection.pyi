@@ -3,7 +3,7 @@ import ssl
 from collections.abc import Callable
 
 from fastzk.server._clients import Client, Clients
-from fastzk.server._pipeline import Pipeline
+from fastzk.server._line import Line
 from fastzk.server._reads import Reads
 from fastzk.server._watches import Watches
 from fastzk.server.sasl import DigestMd5
@@ -21,7 +21,7 @@ class Service:
         self,
         clients: Clients,
         watches: Watches,
-        pipeline: Pipeline,
+        pipeline: Line,
         reads: Reads,
         sessions: Sessions,
         authenticate: Callable[[Connection, str, bytes | None], bool],
@@ -37,7 +37,13 @@ class Service:
     @property
     def watches(self) -> Watches: ...
     @property
-    def pipeline(self) -> Pipeline: ...
+    def pipeline(self) -> Line:
+        """Where writes go: a ``Pipeline`` (alone or leading) or a ``Following``."""
+
+    @property
+    def leaderless(self) -> bool:
+        """Whether nobody is served, because there is no leader."""
+
     @property
     def reads(self) -> Reads: ...
     @property
@@ -49,6 +55,14 @@ class Service:
     @property
     def newcomers(self) -> set[Connection]:
         """Connections without a session."""
+
+    @property
+    def leaving(self) -> set[Connection]:
+        """Connections that end when their last replies are taken."""
+
+    @property
+    def large_bytes(self) -> int:
+        """Bytes of setWatches above jute.maxbuffer that are under way, as announced."""
 
     @property
     def stopping(self) -> bool: ...
@@ -71,6 +85,26 @@ class Service:
 
     def stop(self) -> None:
         """Take no more frames; what is under way is still answered."""
+
+    def suspend(self, reason: str) -> None:
+        """There is no leader: nobody is served until ``serve``. Clients that wait for an answer are closed.
+
+        The others stay and are not read; who connects is closed, unless it has a four-letter word to say. Closes the
+        line that was in use (``Pipeline.close``, ``Following.close``).
+        """
+
+    def serve(self, pipeline: Line) -> None:
+        """There is a leader, this server or another: go on, with writes going through ``pipeline``.
+
+        That has to be ready: ``Pipeline.lead`` or ``Following.follow`` comes first.
+        """
+
+    def close_late(self, limit_ns: int) -> None:
+        """Close those who take their time: to ask for a session, to take their last replies (both ``limit_ns``
+        nanoseconds), and to send a large setWatches. Called by the clock."""
+
+    def admit(self) -> None:
+        """Let those who wait to send a large setWatches go on, as far as there is room."""
 
 class Connection(Client, asyncio.BufferedProtocol):
     """The protocol object of one client's socket."""
@@ -105,6 +139,9 @@ class Connection(Client, asyncio.BufferedProtocol):
     @property
     def queued(self) -> int:
         """Bytes of replies that the client has not taken."""
+
+    def go_on(self) -> None:
+        """It has given way to others, and goes on."""
 
     def close(self) -> None:
         """Close once everything given to the transport is sent."""

@@ -8,9 +8,16 @@ transport unless that still holds earlier bytes.
 
 A connection takes no frames while it is *blocked*: the client does not read, the server is full, and so on. Its
 socket is then not read either, so the client is slowed down and nobody else.
+
+No client keeps the others waiting: whoever has sent a lot gives way after a few milliseconds and goes on in the
+next turn of the loop. And no client takes memory for what it only announces: an incomplete frame costs the bytes
+that have come of it. Frames above jute.maxbuffer are refused, except setWatches, which a client cannot help
+sending in one piece when it reconnects: those share one buffer's worth of memory and stand in line for it.
 """
 
 import logging
+from collections import deque
+from hmac import compare_digest
 
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_WRITE
@@ -24,8 +31,10 @@ from fastzk._codec cimport (
 from fastzk._constants cimport (
     ERR_AUTH_FAILED, ERR_MARSHALLING, ERR_OK, ERR_RECONFIG_DISABLED,
     ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED,
-    OP_AUTH, OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
-    OP_DELETE, OP_DELETE_CONTAINER, OP_MULTI, OP_RECONFIG, OP_SASL, OP_SET_ACL, OP_SET_DATA, OP_SYNC,
+    OP_AUTH, OP_CHECK, OP_CHECK_NOT_EXISTS, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER,
+    OP_CREATE_IF_NOT_EXISTS, OP_CREATE_SESSION, OP_CREATE_TTL, OP_DELETE, OP_DELETE_CONTAINER, OP_FILTERED_LIST,
+    OP_MULTI, OP_RECONFIG, OP_REMOVE_RECURSIVE, OP_SASL, OP_SET_ACL, OP_SET_DATA, OP_SET_WATCHES,
+    OP_SET_WATCHES2, OP_SYNC,
 )
 from fastzk.server._clients cimport OUT_LIMIT, begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
 from fastzk.server._reads cimport is_read
@@ -35,12 +44,50 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
     int MSG_NOSIGNAL
 
+cdef extern from * nogil:
+    """
+    /* In a checked build a handler that reads past its frame is caught, although the next frame is there. */
+    #if defined(__SANITIZE_ADDRESS__)
+    #include <sanitizer/asan_interface.h>
+    #define fz_fence(p, n) __asan_poison_memory_region((p), (n))
+    #define fz_unfence(p, n) __asan_unpoison_memory_region((p), (n))
+    #else
+    #define fz_fence(p, n) ((void)0)
+    #define fz_unfence(p, n) ((void)0)
+    #endif
+    """
+    void fz_fence(const void* p, size_t n) noexcept
+    void fz_unfence(const void* p, size_t n) noexcept
+
+cdef extern from * nogil:
+    """
+    #include <stdlib.h>
+    #if defined(__GLIBC__)
+    #include <malloc.h>
+    #define fz_trim() malloc_trim(0)
+    #else
+    #define fz_trim() ((void)0)
+    #endif
+    """
+    void fz_trim() noexcept
+
 cdef enum:
     INPUT_BYTES = 256 << 10
     FLUSH_BYTES = 256 << 10          # replies are sent when so many gathered, whatever else is to do
     BACKLOG_BYTES = 1 << 20
     TLS_BUFFER_BYTES = 64 << 10
     KEEP_BYTES = 64 << 10            # a buffer that was larger is given back when it is empty
+    IDENTITY_BYTES = 16 << 10        # of identities that one client may prove: every check of an ACL tries them all
+    # A client has to send all its watches in setWatches when it reconnects, and it has no way to learn of a limit
+    # (ZOOKEEPER-706): with ZooKeeper it loses its session. A million watches on paths of 60 bytes fit. It is the
+    # limit of one such frame, and of all of them that are under way together.
+    SET_WATCHES_BYTES = 64 << 20
+
+    MANY_WATCHES = 100_000
+
+cdef int64_t TURN_NS = 4_000_000             # how long one client is served before others have their turn
+cdef int64_t DRAIN_NS = 1_000_000_000        # the same where it cannot be interrupted: then it has to go
+cdef int64_t COMPLETE_NS = 20_000_000_000    # in what time a large setWatches has to be complete
 
 cdef uint32_t WRITE_MARK = 0xFFFFFFFFu
 
@@ -50,14 +97,20 @@ logger = logging.getLogger("fastzk.server.connection")
 cdef inline bint is_write(int32_t op) noexcept nogil:
     return op in (
         OP_SET_DATA, OP_CREATE, OP_DELETE, OP_CREATE2, OP_MULTI, OP_SET_ACL, OP_CHECK, OP_CREATE_CONTAINER,
-        OP_CREATE_TTL, OP_DELETE_CONTAINER,
+        OP_CREATE_TTL, OP_DELETE_CONTAINER, OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS, OP_REMOVE_RECURSIVE,
     )
+
+
+cdef inline bint is_slow(const uint8_t* frame, int64_t n) noexcept nogil:
+    # Requests of which few may take long: the rare ones, some of which walk through all there is, and long ones.
+    cdef int32_t op = <int32_t>fz_load32(frame + 4)
+    return op > OP_CREATE2 or op == OP_MULTI or n > 4096
 
 
 cdef class Service:
     """What the connections of a server share. Made once, by ``app``."""
 
-    def __cinit__(self, Clients clients, Watches watches, Pipeline pipeline, Reads reads, sessions, authenticate,
+    def __cinit__(self, Clients clients, Watches watches, Line pipeline, Reads reads, sessions, authenticate,
                   four_letter, on_failure, *, int64_t max_frame, int max_per_host, int max_clients) -> None:
         self.clients = clients
         self.watches = watches
@@ -73,6 +126,9 @@ cdef class Service:
         pipeline.on_close_refused = sessions.reopen
         self.hosts = {}
         self.newcomers = set()
+        self.leaving = set()
+        self.large = set()
+        self.large_queue = deque()
         out_room(&self.input, INPUT_BYTES)
         self.input_view = PyMemoryView_FromMemory(<char*>self.input.p, INPUT_BYTES, PyBUF_WRITE)
 
@@ -88,6 +144,79 @@ cdef class Service:
         self.stopping = True
         for client in self.clients:
             (<Connection>client).block(BLOCK_STOPPING)
+
+    def suspend(self, reason: str) -> None:
+        """There is no leader: nobody is served until ``serve``. Clients that wait for an answer are closed."""
+        cdef Connection client
+        self.leaderless = True
+        for item in self.clients:
+            client = <Connection>item
+            if client.state != STATE_NEW:            # those may still have a four-letter word to say
+                client.block(BLOCK_LEADERLESS)
+        self.pipeline.close(reason)
+        self.clients.flush()
+
+    def serve(self, Line pipeline) -> None:
+        """There is a leader, this server or another: go on, with writes going through ``pipeline``."""
+        cdef Connection client
+        self.pipeline = pipeline
+        pipeline.on_close_refused = self.sessions.reopen
+        self.leaderless = False
+        for item in self.clients:
+            client = <Connection>item
+            client.unblock(BLOCK_LEADERLESS)
+        self.clients.flush()
+
+    def close_late(self, int64_t limit_ns) -> None:
+        """Close those who take their time: to ask for a session, to take their last replies (both ``limit_ns``
+        nanoseconds), and to send a large setWatches. Called by the clock."""
+        cdef Connection client
+        cdef int64_t now = fz_monotonic_ns()
+        for item in [item for item in self.newcomers if (<Connection>item).began_ns < now - limit_ns]:
+            client = <Connection>item
+            client.reject("it has not asked for a session in time")
+        for item in [item for item in self.leaving if (<Connection>item).since_ns < now - limit_ns]:
+            client = <Connection>item
+            client.reject("it has not read its last replies in time")
+        for item in [item for item in self.large if (<Connection>item).since_ns < now - COMPLETE_NS]:
+            client = <Connection>item
+            if not client.blocked:
+                client.reject(f"a setWatches of {client.large_bytes} bytes that does not end")
+        for item in self.large_queue:
+            client = <Connection>item
+            if not client.closed:
+                client.heard_ns = now                # it is the server that does not listen
+
+    def admit(self) -> None:
+        """Let those who wait to send a large setWatches go on, as far as there is room."""
+        cdef Connection client
+        try:
+            while self.large_queue:
+                client = <Connection>self.large_queue[0]
+                if not client.closed and not self.reserve(client):
+                    return
+                self.large_queue.popleft()
+                client.unblock(BLOCK_LARGE)
+            self.clients.flush()
+        except Exception as error:
+            self.on_failure(error)
+
+    cdef bint reserve(self, Connection client) except -1:
+        if self.large_bytes + client.large_bytes > SET_WATCHES_BYTES:
+            return False
+        self.large_bytes += client.large_bytes
+        self.large.add(client)
+        client.since_ns = fz_monotonic_ns()
+        return True
+
+    cdef int give_back(self, Connection client) except -1:
+        if client in self.large:
+            self.large.remove(client)
+            self.large_bytes -= client.large_bytes
+            if self.large_queue:
+                self.pipeline.loop.call_soon(self.admit)
+        client.large_bytes = 0
+        return 0
 
 
 cdef class Connection(Client):
@@ -155,7 +284,10 @@ cdef class Connection(Client):
         self.state = STATE_CLOSED
         self.fd = -1
         service.newcomers.discard(self)
-        service.watches.forget(self)
+        service.leaving.discard(self)
+        if self.large_bytes:
+            service.give_back(self)
+        self.forget_watches()
         service.clients.remove(self)
         left = service.hosts[self.host] - 1
         if left:
@@ -221,6 +353,7 @@ cdef class Connection(Client):
 
     cdef int use_inbox(self) except -1:
         cdef size_t used = self.consume(self.inbox.p, self.inbox.n)
+        cdef OutBuf rest
         if self.closed or self.inbox.p == NULL:
             return 0
         if used == self.inbox.n:
@@ -228,15 +361,26 @@ cdef class Connection(Client):
             if self.inbox.cap > KEEP_BYTES:
                 out_free(&self.inbox)
         elif used:
+            if self.inbox.cap > INPUT_BYTES * 4 and self.inbox.n - used <= INPUT_BYTES:
+                # A large frame is done: its memory goes back at once.
+                rest.p = NULL
+                rest.n = rest.cap = 0
+                put_bytes(&rest, self.inbox.p + used, self.inbox.n - used)
+                out_free(&self.inbox)
+                self.inbox = rest
+                return 0
             memmove(self.inbox.p, self.inbox.p + used, self.inbox.n - used)
             self.inbox.n -= used
         return 0
 
     cdef size_t consume(self, const uint8_t* p, size_t n) except? 0xFFFFFFFFFFFFFFFF:
         # Use the whole frames in p[:n]; how many bytes that were.
-        cdef Pipeline pipeline = self.service.pipeline
+        cdef Line pipeline = self.service.pipeline
         cdef size_t at = 0
         cdef int64_t length
+        cdef int64_t began = fz_monotonic_ns()
+        cdef uint32_t count = 0
+        cdef bint slow
         while n - at >= 4 and not self.blocked and self.state < STATE_CLOSING:
             length = <int32_t>fz_load32(p + at)
             if self.state == STATE_NEW and length > self.service.max_frame:
@@ -249,27 +393,77 @@ cdef class Connection(Client):
                     return n
                 self.received -= 1
             if length < 8 or length > self.service.max_frame:
-                self.reject(f"a frame of {length} bytes, jute.maxbuffer is {self.service.max_frame}")
-                return n
+                if not self.is_large(p + at, n - at, length):
+                    self.reject(f"a frame of {length} bytes, jute.maxbuffer is {self.service.max_frame}")
+                    return n
+                if n - at > <size_t>self.service.max_frame and not self.may_grow(length):
+                    break
             if length > pipeline.large_threshold and pipeline.large_bytes + length > pipeline.large_max:
                 self.reject(f"a request of {length} bytes above the {pipeline.large_bytes} bytes of large requests "
                             "in progress")
                 return n
             if n - at - 4 < <size_t>length:
                 break
+            if length > self.service.max_frame and self.pending:
+                self.block(BLOCK_BACKLOG)            # too much to put aside until its writes are answered
+                break
+            slow = is_slow(p + at + 4, length)
+            fz_fence(p + at + 4 + length, n - at - 4 - length)
             if self.state == STATE_OPEN:
                 self.frame(p + at + 4, length)
             else:
                 self.handshake(p + at + 4, length)
+            fz_unfence(p + at + 4 + length, n - at - 4 - length)
             at += 4 + length
+            if self.large_bytes:
+                self.service.give_back(self)
             if self.out.n > FLUSH_BYTES:
                 self.flush()
+            count += 1
+            if (slow or count & 15 == 0) and n > at and fz_monotonic_ns() - began > TURN_NS:
+                self.give_way()
         return at
+
+    cdef bint is_large(self, const uint8_t* p, size_t n, int64_t length) noexcept:
+        # Whether a frame above jute.maxbuffer may be, as far as can be said yet.
+        if length <= self.service.max_frame or length > SET_WATCHES_BYTES or self.state != STATE_OPEN or self.unproven:
+            return False
+        return n < 12 or <int32_t>fz_load32(p + 8) in (OP_SET_WATCHES, OP_SET_WATCHES2)
+
+    cdef bint may_grow(self, int64_t length) except -1:
+        # More has come than of any other frame: from here on it needs its part of what there is for large ones.
+        # What it is granted is what it announces, so that those who have begun can end.
+        if self.large_bytes:
+            return True
+        self.large_bytes = length
+        if not self.service.large_queue and self.service.reserve(self):
+            return True
+        self.service.large_queue.append(self)
+        self.block(BLOCK_LARGE)
+        return False
+
+    cdef int give_way(self) except -1:
+        # Others first; the rest in the next turn of the loop.
+        if not self.blocked & BLOCK_TURN:
+            self.block(BLOCK_TURN)
+            self.service.pipeline.loop.call_soon(self.go_on)
+        return 0
+
+    def go_on(self) -> None:
+        """It has given way, and goes on."""
+        try:
+            self.blocked &= ~BLOCK_TURN
+            if self.pending == 0:
+                self.drain()
+            self.unblock(0)
+            self.service.clients.flush()
+        except Exception as error:
+            self.service.on_failure(error)
 
     cdef int frame(self, const uint8_t* p, size_t n) except -1:
         # One request of an open session.
         cdef Service service = self.service
-        cdef Pipeline pipeline = service.pipeline
+        cdef Line pipeline = service.pipeline
         cdef Reader r
         cdef int32_t xid = <int32_t>fz_load32(p)
         cdef int32_t op = <int32_t>fz_load32(p + 4)
@@ -279,7 +473,7 @@ cdef class Connection(Client):
         service.clients.received += 1
         if self.unproven and op != OP_AUTH and op != OP_SASL and not self.prove(xid):
             return 0
-        if is_read(op):
+        if is_read(op) and (op < OP_FILTERED_LIST or service.reads.extensions):
             if waiting:
                 return self.defer(p, <uint32_t>n)
             reader_init(&r, p + 8, n - 8)
@@ -292,7 +486,7 @@ cdef class Connection(Client):
         if op == OP_SASL:
             return self.sasl(xid, &r)
         now = self.heard_ns
-        if is_write(op):
+        if is_write(op) and (op < OP_FILTERED_LIST or service.reads.extensions):
             pipeline.write(self, op, &r, xid, now)
         elif op == OP_SYNC:
             pipeline.sync(self, &r, xid, now)
@@ -311,6 +505,8 @@ cdef class Connection(Client):
                         f"unknown request type {op}")
             put_reply(self, xid, -1, ERR_UNIMPLEMENTED)
             return self.finish()
+        if self.closed:
+            return 0                                 # it was cut off
         if waiting:
             self.defer(NULL, WRITE_MARK)
         if pipeline.full():
@@ -330,7 +526,7 @@ cdef class Connection(Client):
         if n != WRITE_MARK:
             memcpy(at + 4, p, n)
             self.backlog.n += n
-        if self.backlog.n - self.backlog_at > BACKLOG_BYTES:
+        if self.backlog.n - self.backlog_at > BACKLOG_BYTES or n != WRITE_MARK and is_slow(p, n):
             self.block(BLOCK_BACKLOG)
         return 0
 
@@ -342,7 +538,9 @@ cdef class Connection(Client):
         cdef uint32_t n
         cdef Reader r
         cdef const uint8_t* p
-        if self.closed:
+        cdef int64_t began = 0
+        cdef int64_t now
+        if self.closed or self.blocked & BLOCK_TURN and self.pending == 0:
             return 0
         while self.backlog_at < self.backlog.n:
             if self.out.n > FLUSH_BYTES:
@@ -360,11 +558,19 @@ cdef class Connection(Client):
                 continue
             self.backlog_at += n
             reader_init(&r, p + 12, n - 8)
+            fz_fence(p + 4 + n, self.backlog.n - self.backlog_at)
             service.reads.serve(self, <int32_t>fz_load32(p + 4), <int32_t>fz_load32(p + 8), &r)
+            fz_unfence(p + 4 + n, self.backlog.n - self.backlog_at)
+            now = fz_monotonic_ns()
             service.clients.account(
-                self, <int32_t>fz_load32(p + 8), <int32_t>fz_load32(p + 4), service.clients.zxid, self.heard_ns,
-                fz_monotonic_ns())
+                self, <int32_t>fz_load32(p + 8), <int32_t>fz_load32(p + 4), service.clients.zxid, self.heard_ns, now)
             service.clients.mark(self)
+            if began == 0:
+                began = now
+            elif now - began > TURN_NS and self.pending == 0:
+                return self.give_way()
+            elif now - began > DRAIN_NS:
+                return self.reject(f"reads behind its own writes that take more than {DRAIN_NS // 1_000_000} ms")
         if self.backlog_at == self.backlog.n:
             self.backlog.n = self.backlog_at = 0
             if self.backlog.cap > KEEP_BYTES:
@@ -401,9 +607,9 @@ cdef class Connection(Client):
         if self.closed:
             self.out.n = 0
             return 0
+        if self.overrun or self.blocked & BLOCK_UNREAD and self.out.n > OUT_LIMIT:
+            return self.reject(f"{self.out.n} bytes of replies and events are unread")
         if self.blocked & BLOCK_UNREAD:
-            if self.out.n > OUT_LIMIT:
-                self.reject(f"{self.out.n} bytes of replies and events are unread")
             return 0
         if self.out.n:
             if self.fd >= 0:
@@ -426,8 +632,28 @@ cdef class Connection(Client):
     cdef int finish(self) except -1:
         # Close once everything is sent. No event follows the last reply.
         self.state = STATE_CLOSING
-        self.service.watches.forget(self)
+        self.since_ns = fz_monotonic_ns()
+        self.service.leaving.add(self)
+        self.forget_watches()
         self.service.clients.mark(self)
+        return 0
+
+    cdef int forget_watches(self) except -1:
+        cdef bint many = self.watch_count > MANY_WATCHES
+        self.service.watches.forget(self)
+        if many:
+            fz_trim()                                # so many small pieces the allocator keeps, if it is not told
+        return 0
+
+    cdef int cut(self, str reason) except -1:
+        if self.closed:
+            return 0
+        logger.info("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id, reason)
+        self.flush()
+        if self.blocked & BLOCK_UNREAD:
+            self.abort()                             # it would take for ever to tell it
+        else:
+            self.close()
         return 0
 
     cdef int reject(self, str reason) except -1:
@@ -471,7 +697,7 @@ cdef class Connection(Client):
         password = get_span(&r)
         if r.bad:
             return self.reject("a malformed connect request")
-        if service.throttle is not None and not service.throttle(session != 0):
+        if service.leaderless or service.throttle is not None and not service.throttle(session != 0):
             self.abort()
             return 0
         self.has_read_only = r.p < r.end
@@ -487,7 +713,18 @@ cdef class Connection(Client):
             self.state = STATE_CONNECTING
             self.block(BLOCK_CONNECT)
             return service.pipeline.create_session(self, self.session_id, self.timeout_ms)
-        if not service.sessions.attach(session, password.p[:password.n] if password.n > 0 else b"", self):
+        proof = password.p[:password.n] if password.n > 0 else b""
+        if service.pipeline.shared and compare_digest(proof, service.sessions.password(session)):
+            # The leader knows whether it has ended, and has to know where its client is.
+            self.session_id = session
+            self.state = STATE_CONNECTING
+            self.block(BLOCK_CONNECT)
+            return service.pipeline.revalidate(self, session, self.timeout_ms)
+        return self.go_on_with(session, proof)
+
+    cdef int go_on_with(self, int64_t session, bytes proof) except -1:
+        # With a session that another connection had.
+        if not self.service.sessions.attach(session, proof, self):
             logger.info("session refused address=%s session=0x%x reason=%s", self.host, session,
                         "expired, closed or wrong password")
             self.put_session(False)
@@ -495,6 +732,12 @@ cdef class Connection(Client):
         self.session_id = session
         self.state = STATE_OPEN
         return self.put_session(True)
+
+    cdef int revalidated(self, bint valid) except -1:
+        if self.state != STATE_CONNECTING:
+            return 0
+        self.go_on_with(self.session_id, self.service.sessions.password(self.session_id) if valid else b"")
+        return self.unblock(BLOCK_CONNECT)
 
     cdef int opened(self) except -1:
         if self.state != STATE_CONNECTING:
@@ -537,6 +780,8 @@ cdef class Connection(Client):
             self,
             (scheme.p[:scheme.n] if scheme.n > 0 else b"").decode("utf-8", "replace"),
             data.p[:data.n] if data.n >= 0 else None)
+        if self.auth.n > IDENTITY_BYTES:
+            return self.reject(f"{self.auth.n} bytes of identities, {IDENTITY_BYTES} are allowed")
         put_reply(self, xid, 0, ERR_OK if ok else ERR_AUTH_FAILED)
         if not ok:
             return self.finish()

@@ -1,88 +1,87 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
-from cpython.ref cimport PyObject
-
-from fastzk._codec cimport OutBuf, Reader
+from fastzk._codec cimport OutBuf, Reader, Span
 from fastzk._log cimport Batch, TxnLog
 from fastzk.server._apply cimport Applier
 from fastzk.server._clients cimport Client, Clients
+from fastzk.server._line cimport Entry, Line
 from fastzk.server._overlay cimport Overlay
+from fastzk.server._owners cimport Owners
 from fastzk.server._prepare cimport Preparer
-from fastzk.server._spin cimport Spinner
 
 cdef enum:
-    KIND_TXN = 1             # has a transaction in the batch, in the same order
-    KIND_ERROR = 2           # a header with `err`
-    KIND_MULTI_FAILED = 3    # a multi's list of errors
-    KIND_SYNC = 4            # echoes a path once everything before it is applied
-
-cdef struct Entry:           # a request that waits for its turn
-    PyObject* client         # a reference, or NULL: nobody waits for the answer
-    int64_t began_ns
-    int32_t kind
-    int32_t xid
-    int32_t op
-    int32_t err
-    int32_t multi_count
-    int32_t multi_failed
-    uint8_t* text            # owned
-    int32_t text_n
-    int64_t large            # bytes of the request, if that is a large one
+    MODE_STANDALONE = 0      # nobody else has a say: what is durable is committed
+    MODE_OPENING = 1         # it leads, and its opening batch is not applied yet
+    MODE_LEADING = 2
+    MODE_CLOSED = 3          # somebody else leads, or nobody
 
 
 cdef class Round:
-    # A batch for the log, and who is answered when it is durable.
+    # A batch for the log, and who is answered when it is committed.
     cdef Batch batch
     cdef Entry* entries
     cdef uint32_t size
     cdef uint32_t capacity
+    cdef uint32_t done               # entries that are answered,
+    cdef size_t at                   # and where in the batch the next one's transaction begins
 
     cdef Entry* add(self) except NULL
     cdef int clear(self) except -1
 
 
-cdef class Pipeline:
-    cdef readonly Clients clients
+cdef class Pipeline(Line):
     cdef readonly Overlay overlay
     cdef readonly Preparer preparer
-    cdef readonly Applier applier
     cdef TxnLog log
-    cdef object loop
-    cdef object on_failure
-    cdef public Spinner spinner      # None: the loop sleeps whenever there is nothing to do
     cdef Round open
-    cdef object in_flight            # deque of Rounds given to the log
+    cdef object in_flight            # deque of Rounds given to the log and not finished
+    cdef Round last                  # the last of them, or None
     cdef list spare                  # Rounds to use again
-    cdef object stalled              # deque of clients that wait for room
-    cdef bint scheduled
-    cdef object submit_turn
+    cdef bint advancing              # rounds are being finished
     cdef int64_t next_zxid
-    cdef readonly int64_t pending    # requests between arrival and answer
-    cdef readonly int64_t limit      # globalOutstandingLimit
-    cdef readonly bint read_only
-    cdef public object on_close_refused    # (session ids): these were to end, and that could not be recorded
-    cdef readonly int64_t txns       # since the start
-    cdef readonly object idle        # called when nothing is pending, while shutting down
+    cdef int64_t proposed            # the last zxid given to a transaction,
+    cdef int64_t submitted           # to a batch of the log,
+    cdef int64_t durable             # of a batch that is durable here,
+    cdef int64_t committed           # and that is committed
+    cdef int32_t err                 # of the request that `decide` refused
 
-    cdef int write(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t now_ns) except -1
-    cdef int sync(self, Client client, Reader* r, int32_t xid, int64_t now_ns) except -1
-    cdef int close_session(self, Client client, int64_t session, int32_t xid, int64_t now_ns) except -1
-    cdef int create_session(self, Client client, int64_t session, int32_t timeout) except -1
-    cdef bint full(self) noexcept
-    cdef int stall(self, Client client) except -1
-    cdef int resume(self) except -1
+    # leading
+    cdef int mode
+    cdef int64_t server_id
+    cdef int64_t opening             # zxid of the epoch's first transaction
+    cdef int64_t inherited           # what has to be applied before it
+    cdef bint exhausted              # the epoch has no zxids left
+    cdef readonly Owners owners
+    cdef public object on_submit     # (Batch): it goes to the disk; broadcast it
+    cdef public object send_outcome  # (server id, OUTCOME frame)
+    cdef public object confirm       # () -> number of a round that confirms the leader
+    cdef public object on_claim      # (session, server id, timeout in ms): its client has connected there
+    cdef bint asking                 # a sync of this turn waits for a confirmation to be asked for,
+    cdef int64_t ticket              # which will have this ticket
+    cdef object confirming           # deque of (number, ticket): asked for
+    cdef int64_t confirmed           # the last ticket that is confirmed
+    cdef int64_t confirmed_round
+    cdef object held                 # deque of (ticket, server id, OUTCOME frame): other servers' syncs
+    cdef dict streams                # server id -> (stream, number of its last FORWARD frame)
+    cdef list early                  # (server id, FORWARD frame) that came while opening
+    cdef Client proxy                # stands for a client of another server
+    cdef OutBuf outcomes             # of the FORWARD frame that is being worked on
+    cdef OutBuf syncs                # the same of its syncs
+    cdef int64_t asker               # whose frame that is
+    cdef int64_t stream
 
-    cdef Entry* enter(self, Client client, int32_t kind, int32_t op, int32_t xid, int64_t now_ns) except NULL
     cdef int log_txn(self) except -1
-    cdef int refuse(self, Client client, int32_t op, int32_t xid, int32_t err, int64_t now_ns) except -1
     cdef int submit(self) except -1
-    cdef Client release(self, Entry* entry)
-    cdef int finish(self, Round round) except -1
-    cdef int answer(self, Entry* entry, Client client, int64_t now_ns) except -1
+    cdef bint log_free(self) noexcept
+    cdef int advance(self) except -1
+    cdef bint finish(self, Round round) except -1
     cdef int abandon(self, Round round) except -1
-    cdef int reply_txn(self, Client client, Entry* entry, const uint8_t* txn, uint32_t n, int64_t now_ns) except -1
     cdef Round fresh_round(self)
-    cdef public int64_t large_threshold      # bytes above which a request is a large one,
-    cdef public int64_t large_max            # and how many of such may be
-    cdef readonly int64_t large_bytes        # in progress
-    cdef OutBuf body
+    cdef int32_t decide(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t wall_ms) except? 0
+    cdef int32_t may(self, int64_t session, int64_t server) noexcept
+    cdef int propose_opening(self, int64_t epoch) except -1
+    cdef int asked(self, int64_t seq, int64_t session, int32_t xid, int32_t op, Span auth, Span body, int64_t now_ns,
+                   int64_t wall_ms) except -1
+    cdef int put_outcome(self, int64_t seq, int32_t status, int64_t zxid) except -1
+    cdef int tell(self) except -1
+    cdef int32_t move(self, int64_t session, int64_t server, int32_t timeout) except? 1

@@ -18,6 +18,11 @@ cdef class Preparer:
     cdef int32_t multi_count         # of a refused multi: its operations,
     cdef int32_t multi_failed        # the one that was refused,
     cdef int32_t multi_error         # and why
+    cdef public bint extensions      # whether a multi may hold requests beyond ZooKeeper's
+    cdef public int64_t max_removal  # bytes of a transaction that a removeRecursive may become
+    cdef bint unlogged               # the last extension changes nothing,
+    cdef Span found                  # because this znode exists
+    cdef OutBuf plan                 # of the last multi: how its reply is made; empty: as always
 
     cdef int32_t prepare(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t zxid, int64_t now) except? 1
     cdef int begin(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, int32_t op) except -1
@@ -27,6 +32,11 @@ cdef class Preparer:
     cdef int32_t set_data(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1
     cdef int32_t set_acl(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1
     cdef int32_t check(self, Client client, Reader* r, OutBuf* out) except? 1
+    cdef int32_t extension(self, Client client, int32_t op, Reader* r, int64_t zxid) except? 1
+    cdef int32_t create_if_not_exists(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1
+    cdef int32_t check_not_exists(self, Client client, Reader* r) except? 1
+    cdef int32_t remove_recursive(self, Client client, Reader* r, int64_t zxid, int32_t* records) except? 1
+    cdef list subtree(self, bytes top, int64_t limit)
     cdef int32_t multi(self, Client client, Reader* r, int64_t zxid) except? 1
     cdef int32_t one(self, Client client, int32_t op, Reader* r, int64_t zxid, OutBuf* out, int32_t* txn_type) except? 1
     cdef int32_t accept_acl(self, Client client, Span asked, Span* accepted) except? 1
@@ -35,3 +45,6 @@ cdef class Preparer:
     cdef int close_session(self, int64_t session, int64_t zxid, int64_t now, int32_t xid) except -1
     cdef int create_session(self, int64_t session, int32_t timeout, int64_t zxid, int64_t now) except -1
     cdef int gone(self, const uint8_t* p, int32_t n, int64_t session, int64_t zxid) except -1
+
+
+cdef int put_planned(OutBuf* out, const uint8_t* plan, int32_t plan_n, const uint8_t* body, size_t n) except -1

@@ -4,6 +4,10 @@
 overlay what will have changed, and encodes ZooKeeper's ``TxnHeader`` and transaction record into ``txn``.
 A request that is refused changes nothing and spends no zxid. The transaction says all that the change
 needs: applying it never fails and never asks who sent it.
+
+The requests that ZooKeeper does not have (``docs/extensions.md``) become its transactions, too: createIfNotExists a
+create or nothing, removeRecursive a multi of deletes. What was applied then has not the shape of what was asked, so
+``plan`` says how the reply is made of it (``put_planned``).
 """
 
 from libc.stdio cimport snprintf
@@ -12,6 +16,7 @@ from libc.string cimport memchr, memcmp, memset
 from fastzk._acl cimport acl_permits, is_open_acl
 from fastzk._codec cimport (
     get_acls, get_bool, get_i32, get_i64, get_span, out_free, put_bytes, put_i32, put_i64, put_span, put_u8,
+    reader_init,
 )
 from fastzk._constants cimport (
     ERR_BAD_ARGUMENTS, ERR_BAD_VERSION, ERR_INVALID_ACL, ERR_MARSHALLING, ERR_NO_AUTH,
@@ -19,17 +24,20 @@ from fastzk._constants cimport (
     MODE_CONTAINER, MODE_EPHEMERAL, MODE_EPHEMERAL_SEQUENTIAL, MODE_PERSISTENT_SEQUENTIAL,
     MODE_PERSISTENT_SEQUENTIAL_WITH_TTL, MODE_PERSISTENT_WITH_TTL,
     OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
-    OP_DELETE, OP_DELETE_CONTAINER, OP_ERROR, OP_MULTI, OP_SET_ACL, OP_SET_DATA,
+    OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS, OP_DELETE, OP_DELETE_CONTAINER, OP_ERROR, OP_FILTERED_LIST, OP_MULTI,
+    OP_REMOVE_RECURSIVE, OP_SET_ACL, OP_SET_DATA,
     PERM_ADMIN, PERM_CREATE, PERM_DELETE, PERM_READ, PERM_WRITE,
 )
 from fastzk._paths cimport parent_length, valid_path
-from fastzk._tree cimport OWNER_EPHEMERAL, OWNER_PERSISTENT, owner_kind, ttl_owner
+from fastzk._tree cimport OWNER_EPHEMERAL, OWNER_PERSISTENT, STAT_BYTES, owner_kind, ttl_owner
 from fastzk.server._overlay cimport Change
 from fastzk.server._quota cimport QUOTA_ROOT_BYTES, is_below_quota
 
 cdef int64_t CONTAINER_OWNER = <int64_t>0x8000000000000000ULL
 cdef int64_t MAX_TTL = 0xFFFFFFFFFFLL
 cdef int FIXED_MAX = 4096
+cdef int32_t HEADER_BYTES = 32                 # of a TxnHeader
+cdef size_t MULTI_BYTES = 16 << 20             # of a multi's transaction, unless its request was larger
 
 
 cdef inline int32_t next_version(int32_t version) noexcept nogil:
@@ -65,10 +73,12 @@ cdef class Preparer:
         self.tree = tree
         self.overlay = overlay
         self.fixed = {}
+        self.max_removal = 0xFFFFF
 
     def __dealloc__(self) -> None:
         out_free(&self.txn)
         out_free(&self.sub)
+        out_free(&self.plan)
 
     cdef int begin(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, int32_t op) except -1:
         # TxnHeader: clientId, cxid, zxid, time, type.
@@ -84,13 +94,16 @@ cdef class Preparer:
 
     cdef int32_t prepare(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t zxid, int64_t now) except? 1:
         # ERR_OK with the transaction in `txn`, or the error to answer. A refused multi answers ERR_OK in its
-        # header and details; then `multi_count` is not 0 and there is no transaction.
+        # header and details; then `multi_count` is not 0 and there is no transaction. Nor is there for an extension
+        # that leaves `unlogged` set.
         cdef int32_t txn_type = op
         cdef int32_t err
         self.multi_count = 0
         self.begin(client.session_id, xid, zxid, now, op)
         if op == OP_MULTI:
             return self.multi(client, r, zxid)
+        if op >= OP_FILTERED_LIST:
+            return self.extension(client, op, r, zxid)
         err = self.one(client, op, r, zxid, &self.txn, &txn_type)
         return err
 
@@ -403,14 +416,155 @@ cdef class Preparer:
         put_i32(out, next_version(node.version))
         return ERR_OK
 
+    # -- extensions -----------------------------------------------------------------------------------------
+
+    cdef int32_t extension(self, Client client, int32_t op, Reader* r, int64_t zxid) except? 1:
+        # A request of its own, not in a multi.
+        cdef int32_t err
+        cdef int32_t records = 0
+        self.unlogged = False
+        if op == OP_CREATE_IF_NOT_EXISTS:
+            put_i32_at(self.txn.p + HEADER_BYTES - 4, OP_CREATE)
+            return self.create_if_not_exists(client, r, zxid, &self.txn)
+        if op == OP_CHECK_NOT_EXISTS:
+            self.unlogged = True
+            return self.check_not_exists(client, r)
+        put_i32_at(self.txn.p + HEADER_BYTES - 4, OP_MULTI)
+        put_i32(&self.txn, 0)
+        self.overlay.begin()
+        err = self.remove_recursive(client, r, zxid, &records)
+        if err:
+            self.overlay.rollback()
+            return err
+        self.overlay.commit()
+        put_i32_at(self.txn.p + HEADER_BYTES, records)
+        return ERR_OK
+
+    cdef int32_t create_if_not_exists(self, Client client, Reader* r, int64_t zxid, OutBuf* out) except? 1:
+        # A create that is content with a znode that is there already; then `unlogged` is set, and `found` its path.
+        cdef Reader ahead = r[0]
+        cdef int32_t flags, txn_type, err
+        cdef int32_t before = <int32_t>out.n
+        self.found = get_span(&ahead)
+        get_span(&ahead)
+        get_acls(&ahead)
+        flags = get_i32(&ahead)
+        if not ahead.bad and (flags == MODE_PERSISTENT_SEQUENTIAL or flags == MODE_EPHEMERAL_SEQUENTIAL):
+            return ERR_BAD_ARGUMENTS          # what should it be that exists?
+        err = self.create(client, OP_CREATE, r, zxid, out, &txn_type)
+        self.unlogged = err == ERR_NODE_EXISTS
+        if err == ERR_NODE_EXISTS:
+            out.n = before
+            return ERR_OK
+        return err
+
+    cdef int32_t check_not_exists(self, Client client, Reader* r) except? 1:
+        # Refuses if there is such a znode with this version, or with any if that is -1.
+        cdef Span path = get_span(r)
+        cdef int32_t version = get_i32(r)
+        cdef int32_t n
+        cdef Change room
+        cdef Change* node
+        if r.bad:
+            return ERR_MARSHALLING
+        if not valid_path(path.p, path.n):
+            return ERR_BAD_ARGUMENTS
+        n = 0 if path.n == 1 else path.n
+        node = self.overlay.view(path.p, n, self.tree.hash(path.p, n), &room)
+        if node == NULL:
+            return ERR_OK
+        if not acl_permits(self.tree.acls, node.acl, PERM_READ, &client.auth):
+            return ERR_NO_AUTH
+        return ERR_NODE_EXISTS if version == -1 or version == node.version else ERR_OK
+
+    cdef int32_t remove_recursive(self, Client client, Reader* r, int64_t zxid, int32_t* records) except? 1:
+        # A znode and all below it go, or none of them. Appends a delete for each to `txn`. More than the request's
+        # limit is NotEmpty, and so is what makes a transaction that ZooKeeper could not read: clients go on one by
+        # one then.
+        cdef Span path = get_span(r)
+        cdef int64_t limit = <uint32_t>get_i32(r)
+        cdef bytes top, request, each
+        cdef list doomed
+        cdef Reader single
+        cdef int32_t err
+        if r.bad or path.n < 0:
+            return ERR_MARSHALLING
+        if not valid_path(path.p, path.n) or is_special(path.p, path.n):
+            return ERR_BAD_ARGUMENTS
+        top = path.p[:path.n]
+        doomed = self.subtree(top, limit)
+        if doomed is None:
+            return ERR_NOT_EMPTY
+        for each in doomed or (top,):         # with none, the delete says why
+            request = len(each).to_bytes(4, "big") + each + b"\xff\xff\xff\xff"
+            reader_init(&single, request, len(request))
+            self.sub.n = 0
+            err = self.delete(client, &single, zxid, &self.sub, False)
+            if err:
+                return err
+            put_i32(&self.txn, OP_DELETE)
+            put_span(&self.txn, self.sub.p, <int32_t>self.sub.n)
+            records[0] += 1
+            if <int64_t>self.txn.n > self.max_removal:
+                return ERR_NOT_EMPTY
+        return ERR_OK
+
+    cdef list subtree(self, bytes top, int64_t limit):
+        # The paths at and below `top`, as they will be once everything proposed is applied, children before their
+        # parents; None if there are more than `limit`. The work is bounded by that and by what is proposed.
+        cdef Tree tree = self.tree
+        cdef Overlay overlay = self.overlay
+        cdef const uint8_t* p = top
+        cdef int32_t n = <int32_t>len(top)
+        cdef uint32_t root = tree.lookup(p, n)
+        cdef uint32_t slot = root
+        cdef uint32_t i
+        cdef Change* change
+        cdef Change room
+        cdef bytes path
+        cdef list found = []
+        while slot:
+            path = tree.path_of(slot)
+            if overlay.view(path, <int32_t>len(path), tree.hash(path, <int32_t>len(path)), &room) != NULL:
+                found.append(path)
+                if <int64_t>len(found) > limit:
+                    return None
+            if tree.node(slot).first_child:
+                slot = tree.node(slot).first_child
+                continue
+            while slot != root and not tree.node(slot).next_sibling:
+                slot = tree.node(slot).parent
+            if slot == root:
+                break
+            slot = tree.node(slot).next_sibling
+        if overlay.index.used:
+            for i in range(1, overlay.size):
+                change = overlay.changes[i]
+                if (
+                    change.zxid and change.exists and change.n >= n and memcmp(change.path, p, n) == 0
+                    and (change.n == n or change.path[n] == 47) and tree.find(change.path, change.n, change.hash) == 0
+                ):
+                    found.append((<const uint8_t*>change.path)[:change.n])
+                    if <int64_t>len(found) > limit:
+                        return None
+        found.sort(key=len, reverse=True)      # what is below has a longer path
+        return found
+
+    # -- multi ------------------------------------------------------------------------------------------------
+
     cdef int32_t multi(self, Client client, Reader* r, int64_t zxid) except? 1:
         # Parsed whole before anything is validated, as ZooKeeper does: a malformed operation refuses all.
         cdef Reader ahead = r[0]
+        cdef const uint8_t* start = r.p
         cdef int32_t op, asked, txn_type
         cdef int32_t err = ERR_OK
         cdef int32_t count = 0
         cdef int32_t done_ops = 0
+        cdef int32_t records = 0
+        cdef int32_t before
+        cdef bint extended = False
         cdef Span path
+        self.plan.n = 0
         while True:
             op = get_i32(&ahead)
             if get_bool(&ahead):
@@ -433,6 +587,14 @@ cdef class Preparer:
             elif op == OP_SET_DATA:
                 get_span(&ahead)
                 get_i32(&ahead)
+            elif op == OP_CREATE_IF_NOT_EXISTS and self.extensions:
+                extended = True
+                get_span(&ahead)
+                get_acls(&ahead)
+                get_i32(&ahead)
+            elif (op == OP_CHECK_NOT_EXISTS or op == OP_REMOVE_RECURSIVE) and self.extensions:
+                extended = True
+                get_i32(&ahead)
             else:
                 return ERR_MARSHALLING
             count += 1
@@ -449,7 +611,19 @@ cdef class Preparer:
             get_bool(r)
             get_i32(r)
             self.sub.n = 0
-            err = self.one(client, op, r, zxid, &self.sub, &txn_type)
+            before = records
+            self.unlogged = False
+            if op == OP_REMOVE_RECURSIVE:
+                err = self.remove_recursive(client, r, zxid, &records)
+                self.unlogged = True
+            elif op == OP_CHECK_NOT_EXISTS:
+                err = self.check_not_exists(client, r)
+                self.unlogged = True
+            elif op == OP_CREATE_IF_NOT_EXISTS:
+                txn_type = OP_CREATE
+                err = self.create_if_not_exists(client, r, zxid, &self.sub)
+            else:
+                err = self.one(client, op, r, zxid, &self.sub, &txn_type)
             if err == ERR_MARSHALLING:
                 self.overlay.rollback()
                 return err
@@ -457,9 +631,19 @@ cdef class Preparer:
                 break
             if asked == OP_CREATE_TTL and op != OP_CREATE_TTL:
                 get_i64(r)                     # the ttl that a plain create has no use for
-            put_i32(&self.txn, txn_type)
-            put_span(&self.txn, self.sub.p, <int32_t>self.sub.n)
+            if not self.unlogged:
+                put_i32(&self.txn, txn_type)
+                put_span(&self.txn, self.sub.p, <int32_t>self.sub.n)
+                records += 1
+            if extended:
+                put_i32(&self.plan, op)
+                put_i32(&self.plan, records - before)
+                if op == OP_CREATE_IF_NOT_EXISTS and self.unlogged:
+                    put_span(&self.plan, self.found.p, self.found.n)
             done_ops += 1
+            if self.txn.n > MULTI_BYTES and self.txn.n > 2 * <size_t>(ahead.end - start):
+                self.overlay.rollback()        # many ACLs of the scheme auth, each of which became a long one
+                return ERR_MARSHALLING
         if err:
             self.overlay.rollback()
             self.multi_count = count
@@ -467,6 +651,8 @@ cdef class Preparer:
             self.multi_error = err
             return ERR_OK
         self.overlay.commit()
+        if extended:
+            put_i32_at(self.txn.p + HEADER_BYTES, records)
         return ERR_OK
 
     # -- sessions ---------------------------------------------------------------------------------------
@@ -544,3 +730,45 @@ cdef int32_t multi_create_type(int32_t op, const Reader* r) noexcept:
     if flags == MODE_PERSISTENT_WITH_TTL or flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL:
         return OP_CREATE_TTL if op == OP_CREATE_TTL else OP_ERROR
     return OP_CREATE
+
+
+cdef int put_planned(OutBuf* out, const uint8_t* plan, int32_t plan_n, const uint8_t* body, size_t n) except -1:
+    # The reply to a multi with extensions in it. `body` has the results of what was applied; `plan` says for each
+    # operation asked for how many of these it became, and the path for a createIfNotExists that became none.
+    cdef Reader steps
+    cdef Reader results
+    cdef int32_t op, count, kind
+    cdef Span path
+    cdef const uint8_t* start
+    reader_init(&steps, plan, plan_n)
+    reader_init(&results, body, n)
+    while steps.p < steps.end:
+        op = get_i32(&steps)
+        count = get_i32(&steps)
+        start = results.p
+        while count > 0:
+            start = results.p
+            kind = get_i32(&results)
+            results.p += 5                    # done and err
+            if kind == OP_CREATE or kind == OP_CREATE2:
+                get_span(&results)
+            if kind == OP_CREATE2 or kind == OP_SET_DATA:
+                results.p += STAT_BYTES
+            count -= 1
+            if op == OP_CREATE_IF_NOT_EXISTS:
+                put_i32(out, op)
+                put_bytes(out, start + 4, results.p - start - 4)
+                break
+        else:
+            if op < OP_FILTERED_LIST:
+                put_bytes(out, start, results.p - start)
+                continue
+            put_i32(out, op)
+            put_u8(out, 0)
+            put_i32(out, ERR_OK)
+            if op == OP_CREATE_IF_NOT_EXISTS:
+                path = get_span(&steps)
+                put_span(out, path.p, path.n)
+    put_i32(out, OP_ERROR)
+    put_u8(out, 1)
+    return put_i32(out, -1)

@@ -242,7 +242,9 @@ cdef class Watches:
         # One event to one client, whatever it watches.
         cdef OutBuf* out = &client.out
         if out.n > OUT_LIMIT:
-            return 0                       # its flush will cut it off
+            client.overrun = True          # its flush will cut it off
+            self.clients.mark(client)
+            return 0
         put_i32(out, 28 + n)
         put_i32(out, XID_NOTIFICATION)
         put_i64(out, zxid)

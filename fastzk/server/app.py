@@ -23,7 +23,7 @@ import socket
 import time
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvloop
 
@@ -31,6 +31,8 @@ from fastzk._log import LogFailed
 from fastzk._version import __version__
 from fastzk.server._clients import Clients
 from fastzk.server._connection import Service
+from fastzk.server._following import Following
+from fastzk.server._line import Line
 from fastzk.server._overlay import Overlay
 from fastzk.server._pipeline import Pipeline
 from fastzk.server._prepare import Preparer
@@ -42,9 +44,12 @@ from fastzk.server.auth import Authenticator, fix_acl
 from fastzk.server.checkpoint import Checkpointer, CheckpointResult
 from fastzk.server.config import Config
 from fastzk.server.containers import ContainerManager
-from fastzk.server.errors import StartupError
+from fastzk.server.ensemble import Ensemble
+from fastzk.server.epochs import EpochFile
+from fastzk.server.extensions import virtual_znodes
 from fastzk.server.four_letter import COMMANDS, answer
-from fastzk.server.recovery import Recovered, checkpoint_meta, recover
+from fastzk.server.ports import bind
+from fastzk.server.recovery import Recovered, checkpoint_meta, recover, state_path
 from fastzk.server.sasl import SaslAuthenticator, read_jaas
 from fastzk.server.stats import ServerStats
 from fastzk.server.store import StoreFull
@@ -54,8 +59,8 @@ from fastzk.server.tls import Certificates, Contexts
 logger = logging.getLogger(__name__)
 
 DEFAULT_BACKLOG: Final = 4096
-#: A connection that has not asked for a session by then is closed.
-HANDSHAKE_SECONDS: Final = 30.0
+#: How long a connection may take to ask for a session, however it drips in, and to take its last replies.
+LATE_SECONDS: Final = 30.0
 #: How often the server looks after checkpoints and the disk.
 HOUSEKEEPING_SECONDS: Final = 1.0
 #: At a stop, how long requests under way may take.
@@ -66,6 +71,10 @@ CHECKPOINT_SHARE: Final = 4
 SPIN_MICROSECONDS: Final = 150
 #: Covered log segments kept beside the live one.
 KEEP_SEGMENTS: Final = 1
+#: In the data directory: what an ensemble's member has promised.
+PROMISE_FILE: Final = "promise"
+#: Not an exit code: the data directory has a new content, which a new start has to load.
+BEGIN_ANEW: Final = -1
 
 
 def serve(config: Config) -> int:
@@ -76,63 +85,43 @@ def serve(config: Config) -> int:
     Raises:
         StartupError: it cannot start; nothing was changed on disk unless the data directory was usable.
     """
+    while (code := _serve_once(config)) == BEGIN_ANEW:
+        pass
+    return code
+
+
+def _serve_once(config: Config) -> int:
     # First what may be wrong and changes nothing: certificates, the users of SASL, the ports.
     contexts = Contexts(config) if config.serves_tls else None
     passwords = read_jaas(config.jaas_path, config.jaas_section) if config.jaas_path else None
     with ExitStack() as bound:
-        listener = secure_listener = None
-        if config.client_port is not None:
-            listener = bound.enter_context(_bind(config.client_address, config.client_port))
-        if config.secure_client_port is not None:
-            address = config.secure_client_address or ""
-            secure_listener = bound.enter_context(_bind(address, config.secure_client_port))
+        ports = Ports(*(place and bound.enter_context(bind(*place)) for place in _places(config)))
         recovered = recover(config)
         bound.pop_all()
     loop = uvloop.new_event_loop()
     try:
-        server = Server(
-            config,
-            loop,
-            recovered,
-            listener=listener,
-            secure_listener=secure_listener,
-            contexts=contexts,
-            passwords=passwords,
-        )
-        return server.run()
+        return Server(config, loop, recovered, ports, contexts=contexts, passwords=passwords).run()
     finally:
         loop.close()
         os.close(recovered.lock)
 
 
-def _bind(address: str, port: int) -> socket.socket:
-    """A port for clients, bound but not listening: whoever connects before the server is ready is refused."""
-    try:
-        if not address and socket.has_dualstack_ipv6():
-            return _bound(socket.AF_INET6, ("::", port))
-        family, _, _, _, where = socket.getaddrinfo(
-            address or "0.0.0.0", port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return _bound(family, where)
-    except OSError as error:
-        shown = address or "every interface"
-        raise StartupError(
-            f"cannot listen on {shown} port {port}: {error.strerror}; is another server running there?"
-        ) from error
+class Ports(NamedTuple):
+    """The sockets that the server listens on; None for what it does not serve."""
+
+    clients: socket.socket | None
+    secure_clients: socket.socket | None
+    servers: socket.socket | None
 
 
-def _bound(family: int, where: tuple[object, ...]) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if where[0] == "::" else 1)
-        listener.setblocking(False)
-        listener.bind(where)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
+def _places(config: Config) -> tuple[tuple[str, int] | None, ...]:
+    """Address and port of each of the ``Ports``."""
+    ensemble = config.ensemble
+    return (
+        None if config.client_port is None else (config.client_address, config.client_port),
+        None if config.secure_client_port is None else (config.secure_client_address or "", config.secure_client_port),
+        None if ensemble is None else ensemble.listen_addresses(ensemble.me)[0],
+    )
 
 
 def _port(listener: socket.socket | None) -> int | None:
@@ -140,23 +129,21 @@ def _port(listener: socket.socket | None) -> int | None:
 
 
 class Server:
-    """One running standalone server."""
+    """One running server: alone, or a member of an ensemble."""
 
     def __init__(
         self,
         config: Config,
         loop: asyncio.AbstractEventLoop,
         recovered: Recovered,
+        ports: Ports,
         *,
-        listener: socket.socket | None,
-        secure_listener: socket.socket | None,
         contexts: Contexts | None,
         passwords: dict[str, str] | None,
     ) -> None:
         self._config = config
         self._loop = loop
-        self._listener = listener
-        self._secure_listener = secure_listener
+        self._ports = ports
         self._contexts = contexts
         self._refreshing: asyncio.Task[None] | None = None
         self._lock = recovered.lock
@@ -178,26 +165,25 @@ class Server:
         preparer.ttl_enabled = config.extended_types_enabled
         self._applier.serve(watches)
         self._applier.quotas.enforce = config.enforce_quota
-        self._pipeline = pipeline = Pipeline(
-            loop,
-            clients,
-            overlay,
-            preparer,
-            self._applier,
-            self._log,
-            min(
-                config.global_outstanding_limit,
-                config.request_throttle_limit or config.global_outstanding_limit,
-            ),
-            self._fail,
+        limit = min(
+            config.global_outstanding_limit, config.request_throttle_limit or config.global_outstanding_limit
         )
-        pipeline.spinner = Spinner(loop, SPIN_MICROSECONDS)
+        self._pipeline = pipeline = Pipeline(
+            loop, clients, overlay, preparer, self._applier, self._log, limit, self._fail
+        )
+        self._lines: list[Line] = [pipeline]
+        reads = Reads(tree, watches, clients)
+        reads.limit(config.max_reply_bytes, config.jute_maxbuffer)
+        preparer.max_removal = config.jute_maxbuffer
+        if config.keeper_extensions:
+            reads.extend(virtual_znodes())
+            preparer.extensions = True
         authenticator = Authenticator(super_digest=config.super_digest, digest_algorithm=config.digest_alg)
         self._service = Service(
             clients,
             watches,
             pipeline,
-            Reads(tree, watches, clients),
+            reads,
             self._sessions,
             authenticator.authenticate,
             self._four_letter,
@@ -219,9 +205,30 @@ class Server:
         ).step
         self._service.required = frozenset(config.required_schemes) or None
         self._service.throttle = throttle = connection_throttle(config)
-        if config.large_request_threshold != -1:
-            pipeline.large_threshold = config.large_request_threshold
-            pipeline.large_max = config.large_request_max_bytes
+        self._ensemble: Ensemble | None = None
+        if config.ensemble is not None:
+            following = Following(loop, clients, self._applier, limit, self._fail)
+            self._lines.append(following)
+            self._ensemble = Ensemble(
+                loop,
+                config.ensemble,
+                recovered,
+                service=self._service,
+                pipeline=pipeline,
+                following=following,
+                epochs=EpochFile(config.data_dir / PROMISE_FILE),
+                state=state_path(config),
+                listener=ports.servers,
+                on_role=self._role_changed,
+                on_installed=self._begin_anew,
+                on_failure=self._fail,
+            )
+        spinner = Spinner(loop, SPIN_MICROSECONDS)
+        for line in self._lines:
+            line.spinner = spinner
+            if config.large_request_threshold != -1:
+                line.large_threshold = config.large_request_threshold
+                line.large_max = config.large_request_max_bytes
         self._containers = ContainerManager(
             loop,
             tree,
@@ -237,8 +244,8 @@ class Server:
         self._checkpoint_pause = 0.0  # not before so many seconds after the last one began
         self._stats = ServerStats(
             config,
-            _port(listener),
-            _port(secure_listener),
+            _port(ports.clients),
+            _port(ports.secure_clients),
             tree=tree,
             clients=clients,
             watches=watches,
@@ -254,22 +261,25 @@ class Server:
         loop.set_exception_handler(self._unhandled)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, signal.Signals(number).name)
-        loop.add_reader(self._log.event_fd, self._pipeline.on_durable)
         self._listen()
+        if self._ensemble is None:
+            loop.add_reader(self._log.event_fd, self._pipeline.on_durable)
+            self._containers.start()
+        else:
+            self._ensemble.start()
         self._expire_sessions()
-        self._containers.start()
         self._keep_house()
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        if self._secure_listener is not None:
-            logger.info("serving TLS address=%s port=%d", *self._secure_listener.getsockname()[:2])
-        listener = self._listener or self._secure_listener
+        if self._ports.secure_clients is not None:
+            logger.info("serving TLS address=%s port=%d", *self._ports.secure_clients.getsockname()[:2])
+        listener = self._ports.clients or self._ports.secure_clients
         assert listener is not None  # a configuration has one of the two ports
         address, port = listener.getsockname()[:2]
         logger.info("serving address=%s port=%d version=%s pid=%d", address, port, __version__, os.getpid())
         loop.run_forever()
-        if self._exit_code == 0:
+        if self._exit_code != 1:
             self._close()
         return self._exit_code
 
@@ -278,11 +288,11 @@ class Server:
         config, loop, contexts = self._config, self._loop, self._contexts
         backlog = config.listen_backlog if config.listen_backlog > 0 else DEFAULT_BACKLOG
         detection: float | None = None
-        secure = [(self._secure_listener, detection)]
+        secure = [(self._ports.secure_clients, detection)]
         if config.client_port_unification:
-            secure.append((self._listener, config.ssl_detection_timeout_ms / 1000))
-        elif self._listener is not None:
-            plain = loop.create_server(self._service.connection, sock=self._listener, backlog=backlog)
+            secure.append((self._ports.clients, config.ssl_detection_timeout_ms / 1000))
+        elif self._ports.clients is not None:
+            plain = loop.create_server(self._service.connection, sock=self._ports.clients, backlog=backlog)
             self._acceptors.append(loop.run_until_complete(plain))
         for listener, detection in secure:
             if listener is not None and contexts is not None:
@@ -330,18 +340,33 @@ class Server:
         logger.info(
             "stopping reason=%s outstanding=%d connections=%d",
             why,
-            self._pipeline.pending,
+            self._pending,
             len(self._clients),
         )
         for acceptor in self._acceptors:
             acceptor.close()
         self._service.stop()
         self._containers.stop()
-        if self._pipeline.pending == 0:
+        if self._pending == 0:
             self._loop.call_soon(self._loop.stop)
             return
-        self._pipeline.idle_callback = lambda: self._loop.call_soon(self._loop.stop)
+        for line in self._lines:
+            line.idle_callback = self._idle
         self._loop.call_later(DRAIN_SECONDS, self._loop.stop)
+
+    @property
+    def _pending(self) -> int:
+        """Requests of clients between arrival and answer."""
+        return sum(line.pending for line in self._lines)
+
+    def _idle(self) -> None:
+        if self._pending == 0:
+            self._loop.call_soon(self._loop.stop)
+
+    def _begin_anew(self) -> None:
+        """The data directory holds a full state of the leader's: load it as at a start."""
+        self._exit_code = BEGIN_ANEW
+        self._loop.stop()
 
     def _close(self) -> None:
         """Everything is answered: write a last checkpoint and close."""
@@ -349,10 +374,14 @@ class Server:
         self._clients.flush_all()
         for client in self._clients:
             client.close()
-        self._loop.remove_reader(self._log.event_fd)
+        if self._ensemble is None:
+            self._loop.remove_reader(self._log.event_fd)
+        else:
+            self._ensemble.stop()
+            self._loop.run_until_complete(self._ensemble.wait_stopped())
         self._loop.run_until_complete(asyncio.sleep(0.01))
         try:
-            if self._applier.zxid != self._store.checkpoint_zxid:
+            if self._exit_code == 0 and self._applier.zxid != self._store.checkpoint_zxid:
                 self._checkpointer.run_now(checkpoint_meta(self._applier, self._tree, self._sessions))
         except StoreFull as error:
             logger.warning(
@@ -369,22 +398,28 @@ class Server:
         if self._stopping:
             return
         try:
-            expired = self._sessions.expired()
+            if self._ensemble is not None:
+                self._ensemble.report()
+            # The leader's business: it hears from the others which sessions are alive.
+            expired = self._sessions.expired() if self._ensemble is None or self._ensemble.serving else []
             if self._pipeline.read_only:
                 self._sessions.reopen(expired)
                 expired = []
             for session in expired:
                 logger.info("session expired session=0x%x", session & 0xFFFF_FFFF_FFFF_FFFF)
                 self._pipeline.expire_session(session)
-            late = time.monotonic_ns() - int(HANDSHAKE_SECONDS * 1e9)
-            for client in [client for client in self._service.newcomers if client.heard_ns < late]:
-                logger.info(
-                    "connection closed address=%s reason=%s", client.host, "it never asked for a session"
-                )
-                client.abort()
+            self._service.close_late(int(LATE_SECONDS * 1e9))
         except Exception as error:
             self._fail(error)
-        self._loop.call_later(self._config.tick_time_ms / 1000, self._expire_sessions)
+        pause = self._config.tick_time_ms / 1000
+        self._loop.call_later(pause if self._ensemble is None else pause / 2, self._expire_sessions)
+
+    def _role_changed(self, leading: bool | None) -> None:
+        """This server of an ensemble serves clients from now on (``leading`` or not), or does not any more (None)."""
+        if leading:
+            self._containers.start()
+        else:
+            self._containers.stop()
 
     def _keep_house(self) -> None:
         if self._stopping:
@@ -409,15 +444,20 @@ class Server:
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
 
     def _checkpoint_due(self) -> bool:
-        fresh = self._pipeline.txns - self._checkpoint_txns
+        fresh = self._txns - self._checkpoint_txns
         if self._checkpointer.running or fresh == 0:
             return False
         if fresh < self._config.snap_count:
             return False
         return time.monotonic() - self._checkpoint_began >= self._checkpoint_pause
 
+    @property
+    def _txns(self) -> int:
+        """Transactions since the start."""
+        return sum(line.txns for line in self._lines)
+
     def _start_checkpoint(self) -> None:
-        self._checkpoint_txns = self._pipeline.txns
+        self._checkpoint_txns = self._txns
         self._checkpoint_began = time.monotonic()
         future = self._checkpointer.start(checkpoint_meta(self._applier, self._tree, self._sessions))
         future.add_done_callback(self._checkpoint_done)
@@ -429,8 +469,13 @@ class Server:
             return
         error = future.exception()
         if error is None:
-            gone = self._log.purge(future.result().zxid, keep_segments=KEEP_SEGMENTS)
+            covered = future.result().zxid
+            if self._ensemble is not None:
+                covered = self._ensemble.purgeable(covered)
+            gone = self._log.purge(covered, keep_segments=KEEP_SEGMENTS)
             if gone:
+                if self._ensemble is not None:
+                    self._ensemble.purged()
                 logger.info("log purged covered=0x%x segments=%d", future.result().zxid, len(gone))
         elif isinstance(error, StoreFull):
             # Its pages count as changed again; the next one is due when the pause is over.

@@ -22,11 +22,16 @@ Identity = tuple[str, str]
 #: Schemes that every server has.
 BASIC_SCHEMES: Final = frozenset({"digest", "ip"})
 
-#: Permissions, scheme and id of an ACL's entry, as they were sent.
-_Entry = tuple[int, str | None, str | None]
+#: What entries of the scheme auth may become, together: each stands for all identities of the client.
+_EXPANDED_BYTES: Final = 1 << 20
+
+_NULL: Final = b"\xff\xff\xff\xff"
 
 _INT = struct.Struct(">i")
 _DECIMAL = re.compile(r"[+-]?[0-9]+\Z")
+_BYTE = r"(?:\+?0*(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[0-9]{1,2})|-0+)"  # Java's parser takes signs
+_IPV4 = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}")
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _HEX = re.compile(r"[+-]?[0-9a-fA-F]{1,4}\Z")
 
 
@@ -92,29 +97,62 @@ def fix_acl(
     Returns None for an ACL that ZooKeeper refuses with InvalidACL; raises ValueError where it answers
     MarshallingError.
     """
-    fixed: list[tuple[int, str, str]] = []
-    for perms, scheme, who in _without_duplicates(_entries(vector)):
-        if scheme is None:
+    fixed: list[bytes] = []
+    room = max(len(vector), _EXPANDED_BYTES)
+    judged: dict[bytes, list[bytes] | None] = {}  # by scheme and id: what stands for them, without permissions
+    for entry in _without_duplicates([_as_java_reads(entry) for entry in _entries(vector)]):
+        perms, named = entry[:4], entry[4:]
+        if named not in judged:
+            judged[named] = _judge(named, identities, schemes)
+        accepted = judged[named]
+        if accepted is None:
             return None
-        if scheme == "auth":
-            proven = schemes - {"ip"}
-            own = [(perms, *identity) for identity in identities if identity[0] in proven]
-            if not own:
-                return None
-            fixed += own
+        if accepted == [named]:
+            fixed.append(entry)
             continue
-        if who is None:
-            if scheme == "world" or scheme in schemes:
-                raise ValueError("an ACL with a null id")
+        room -= sum(4 + len(own) for own in accepted)
+        if room < 0:
             return None
-        if not (who == "anyone" if scheme == "world" else scheme in schemes and _VALID[scheme](who)):
-            return None
-        fixed.append((perms, scheme, who))
+        fixed += [perms + own for own in accepted]
     if not fixed:
         return None
-    return _INT.pack(len(fixed)) + b"".join(
-        _INT.pack(perms) + _string(scheme) + _string(who) for perms, scheme, who in fixed
-    )
+    return _INT.pack(len(fixed)) + b"".join(fixed)
+
+
+def _as_java_reads(entry: bytes) -> bytes:
+    """The entry with U+FFFD for what is not UTF-8. Java makes one of an encoded surrogate, Python three."""
+    if entry.isascii():
+        return entry
+    scheme, at = _string_at(entry, 4)
+    who, _ = _string_at(entry, at)
+    parts = [entry[:4]]
+    for text in (scheme, who):
+        if text is None:
+            parts.append(_NULL)
+        else:
+            raw = _SURROGATE.sub(b"\xef\xbf\xbd", text.encode("utf-8", "surrogateescape"))
+            parts.append(_string(raw.decode("utf-8", "replace")))
+    return b"".join(parts)
+
+
+def _judge(named: bytes, identities: list[Identity], schemes: frozenset[str]) -> list[bytes] | None:
+    """What an ACL entry's scheme and id are stored as, each as scheme and id; None if they are invalid.
+
+    Raises ValueError where ZooKeeper answers MarshallingError.
+    """
+    scheme, at = _string_at(named, 0)
+    who, _ = _string_at(named, at)
+    if scheme is None:
+        return None
+    if scheme == "auth":
+        proven = schemes - {"ip"}
+        return [_string(name) + _string(own) for name, own in identities if name in proven] or None
+    if who is None:
+        if scheme == "world" or scheme in schemes:
+            raise ValueError("an ACL with a null id")
+        return None
+    good = who == "anyone" if scheme == "world" else scheme in schemes and _VALID[scheme](who)
+    return [named] if good else None
 
 
 def valid_digest(who: str) -> bool:
@@ -140,9 +178,7 @@ _VALID: Final = {
 
 
 def _ipv4_bits(address: str) -> int:
-    parts = address.split(".")
-    good = len(parts) == 4 and all(_DECIMAL.match(part) and 0 <= int(part) <= 255 for part in parts)
-    return 32 if good else 0
+    return 32 if _IPV4.fullmatch(address) else 0
 
 
 def _ipv6_bits(address: str) -> int:
@@ -156,18 +192,23 @@ def _ipv6_bits(address: str) -> int:
     return 128 if all(_HEX.match(group) for half in groups for group in half) else 0
 
 
-def _without_duplicates(entries: list[_Entry]) -> list[_Entry]:
-    """The distinct entries. Raises ValueError where the nulls of one keep ZooKeeper from comparing it to another."""
-    kept: list[_Entry] = []
+def _without_duplicates(entries: list[bytes]) -> list[bytes]:
+    """The distinct entries. Raises ValueError where the nulls of one keep ZooKeeper from comparing it to another.
+
+    ZooKeeper compares each with all before it, which takes it seconds for the longest list that fits into a
+    request. Only what those comparisons can find is looked for here.
+    """
+    kept = list(dict.fromkeys(entries))
+    if not any(entry.find(_NULL, 4) > 0 for entry in kept):
+        return kept
+    with_perms: set[bytes] = set()
+    with_scheme: set[bytes] = set()  # permissions and scheme
     for entry in entries:
-        perms, scheme, who = entry
-        for other in kept:
-            if other[0] == perms and (scheme is None or (other[1] == scheme and who is None)):
-                raise ValueError("an ACL with a null scheme or id")
-            if other == entry:
-                break
-        else:
-            kept.append(entry)
+        scheme, at = _string_at(entry, 4)
+        if entry[:4] in with_perms if scheme is None else entry[at:] == _NULL and entry[:at] in with_scheme:
+            raise ValueError("an ACL with a null scheme or id")
+        with_perms.add(entry[:4])
+        with_scheme.add(entry[:at])
     return kept
 
 
@@ -176,21 +217,25 @@ def _string(text: str) -> bytes:
     return _INT.pack(len(raw)) + raw
 
 
-def _entries(vector: bytes) -> list[_Entry]:
-    at = 4
-    entries: list[_Entry] = []
+def _string_at(raw: bytes, at: int) -> tuple[str | None, int]:
+    """The string that begins there, or None for a null, and where it ends."""
+    (length,) = _INT.unpack_from(raw, at)
+    at += 4
+    if length < 0:
+        return None, at
+    return raw[at : at + length].decode("utf-8", "surrogateescape"), at + length
 
-    def string() -> str | None:
-        nonlocal at
-        (length,) = _INT.unpack_from(vector, at)
-        at += 4
-        if length < 0:
-            return None
-        at += length
-        return vector[at - length : at].decode("utf-8", "surrogateescape")
 
-    for _ in range(_INT.unpack_from(vector, 0)[0]):
-        (perms,) = _INT.unpack_from(vector, at)
-        at += 4
-        entries.append((perms, string(), string()))
+def _entries(vector: bytes) -> list[bytes]:
+    """The entries of a vector<ACL>, each as it was sent: permissions, scheme, id."""
+    length_at = _INT.unpack_from
+    entries: list[bytes] = []
+    start = 4
+    for _ in range(length_at(vector, 0)[0]):
+        (length,) = length_at(vector, start + 4)
+        at = start + 8 + (length if length > 0 else 0)
+        (length,) = length_at(vector, at)
+        at += 4 + (length if length > 0 else 0)
+        entries.append(vector[start:at])
+        start = at
     return entries

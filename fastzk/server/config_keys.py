@@ -44,9 +44,7 @@ def quote(text: str) -> str:
 # ---- how values are read: each takes the trimmed text and raises ValueError(message) when it is wrong
 
 
-def whole_number(
-    low: int, high: int = INT_MAX, unit: str = "", *, hexadecimal: bool = False
-) -> Callable[[str], int]:
+def whole_number(low: int, high: int = INT_MAX, unit: str = "", *, hexadecimal: bool = False) -> Callable[[str], int]:
     """A reader of whole numbers from ``low`` to ``high``; ``unit`` is only for its messages."""
     of_unit = f" of {unit}" if unit else ""
     shape = re.compile(r"[+-]?[0-9]{1,20}|0[xX][0-9a-fA-F]{1,16}" if hexadecimal else r"[+-]?[0-9]{1,20}")
@@ -56,9 +54,7 @@ def whole_number(
             raise ValueError(f"{quote(text)} is not a whole number{of_unit}")
         number = int(text, 16) if text[:2] in ("0x", "0X") else int(text)
         if not low <= number <= high:
-            raise ValueError(
-                f"{quote(text)} is out of range: choose {low} to {high}{' ' + unit if unit else ''}"
-            )
+            raise ValueError(f"{quote(text)} is out of range: choose {low} to {high}{' ' + unit if unit else ''}")
         return number
 
     return read
@@ -194,6 +190,7 @@ class Key:
     ``family`` matches the names of an open-ended group, ``name`` is then only its title. ``native`` keys are
     those ZooKeeper's parser of files knows itself; every other one it passes on as the system property
     ``zookeeper.<name>``, so that people write them with that prefix too. A ``secret`` value is never shown.
+    ``field``: where the value is found, from the Config on: ``tick_time_ms``, ``ensemble.init_limit``.
     """
 
     name: str
@@ -235,9 +232,7 @@ def _property(
     aliases: tuple[str, ...] = (),
 ) -> Key:
     pattern = re.compile(family) if family else None
-    return _now(
-        name, field, read, default, text, native=False, secret=secret, family=pattern, aliases=aliases
-    )
+    return _now(name, field, read, default, text, native=False, secret=secret, family=pattern, aliases=aliases)
 
 
 def _other(effect: Effect) -> Callable[..., Key]:
@@ -258,7 +253,22 @@ def _other(effect: Effect) -> Callable[..., Key]:
     return key
 
 
-_ensemble = _other(Effect.ENSEMBLE)
+def _ensemble(
+    name: str,
+    field: str | None,
+    read: Callable[[str], object],
+    default: str,
+    text: str,
+    *,
+    native: bool = True,
+    secret: bool = False,
+    family: str | None = None,
+) -> Key:
+    pattern = re.compile(family) if family else None
+    where = field and f"ensemble.{field}"
+    return Key(name, Effect.ENSEMBLE, text, default, where, read, (), pattern, native, secret)
+
+
 _later = _other(Effect.LATER)
 _never = _other(Effect.NEVER)
 _any_int = whole_number(-INT_MAX - 1)
@@ -274,6 +284,15 @@ def _threshold(text: str) -> int:
 
 # The longest session timeout is 20 ticks by default, and must fit the int of the protocol.
 _tick = whole_number(1, INT_MAX // 20, unit="milliseconds")
+
+
+#: What a TLS key says of servers, where that differs from what it says of clients.
+_BETWEEN_SERVERS = {
+    "clientHostnameVerification": "whether the certificate of a server that connects must name its address",
+    "hostnameVerification": "whether the certificate of the server that is connected to must name its host; "
+    "false: `clientHostnameVerification` has no effect either",
+    "clientAuth": "whether servers that connect must show a certificate: none, want, need",
+}
 
 
 def _tls_keys() -> Iterator[Key]:
@@ -336,7 +355,17 @@ def _tls_keys() -> Iterator[Key]:
             yield _later(f"ssl.{suffix}", f"TLS: {text}")
         else:
             yield _property(f"ssl.{suffix}", name, read, default, f"TLS: {text}", secret=secret)
-        yield _ensemble(f"ssl.quorum.{suffix}", f"TLS between servers: {text}", secret=secret)
+        between = f"TLS between servers: {_BETWEEN_SERVERS.get(suffix, text)}"
+        if name is None:
+            yield _later(f"ssl.quorum.{suffix}", between)
+        elif suffix == "handshakeDetectionTimeoutMillis":
+            yield _never(f"ssl.quorum.{suffix}", "TLS between servers: a port has TLS or none")
+        else:
+            # Here the servers check each other's names, by default as in ZooKeeper.
+            own_default = "true" if suffix == "clientHostnameVerification" else default
+            yield _ensemble(
+                f"ssl.quorum.{suffix}", f"tls.{name}", read, own_default, between, native=False, secret=secret
+            )
     for name in ("ssl.context.supplier.class", "ssl.quorum.context.supplier.class"):
         yield _never(name, "names a Java class that builds the TLS context")
     yield _never("ssl.sslProvider", "chooses between TLS libraries of Java", "ssl.provider")
@@ -353,9 +382,7 @@ KEYS: tuple[Key, ...] = (
         "directory of the checkpoints and `myid`; created with mode 0700",
     ),
     _now("dataLogDir", "data_log_dir", directory, "dataDir", "directory of the transaction log"),
-    _property(
-        "datadir.autocreate", "data_dir_autocreate", boolean, "true", "false: never create a directory"
-    ),
+    _property("datadir.autocreate", "data_dir_autocreate", boolean, "true", "false: never create a directory"),
     # -- clients
     _now("clientPort", "client_port", port, "2181", "port for clients; on the command line 0: any free one"),
     _now(
@@ -396,6 +423,21 @@ KEYS: tuple[Key, ...] = (
         whole_number(16, unit="bytes", hexadecimal=True),
         "1048575",
         "bytes of the largest request (0x... is understood); ZooKeeper takes it on Java's command line only",
+    ),
+    _property(
+        "maxReplyBytes",
+        "max_reply_bytes",
+        whole_number(-1, unit="bytes"),
+        "jute.maxbuffer",
+        "bytes of the largest list in a reply, above which the answer is `MarshallingError`; 0: no limit, as in "
+        "ZooKeeper; -1 for the default. fastzk's own key",
+    ),
+    _property(
+        "keeperExtensions",
+        "keeper_extensions",
+        boolean,
+        "true",
+        "false: only ZooKeeper's requests are answered, none of [extensions.md](extensions.md). fastzk's own key",
     ),
     _property(
         "globalOutstandingLimit",
@@ -549,12 +591,8 @@ KEYS: tuple[Key, ...] = (
         "every interface if the file has secureClientPort, else 127.0.0.1",
         "address or host name to listen on for TLS",
     ),
-    _property(
-        "client.portUnification", "client_port_unification", boolean, "false", "TLS on the client port, too"
-    ),
-    _property(
-        "client.certReload", "client_cert_reload", boolean, "false", "read the stores again when they change"
-    ),
+    _property("client.portUnification", "client_port_unification", boolean, "false", "TLS on the client port, too"),
+    _property("client.certReload", "client_cert_reload", boolean, "false", "read the stores again when they change"),
     _property(
         "netty.server.outstandingHandshake.limit",
         "outstanding_handshake_limit",
@@ -597,9 +635,7 @@ KEYS: tuple[Key, ...] = (
         "password of the SASL user `super`, instead of that in the JAAS file",
         secret=True,
     ),
-    _property(
-        "allowSaslFailedClients", "allow_sasl_failed_clients", boolean, "false", "keep those who fail in SASL"
-    ),
+    _property("allowSaslFailedClients", "allow_sasl_failed_clients", boolean, "false", "keep those who fail in SASL"),
     _property(
         "sessionRequireClientSASLAuth",
         "session_require_sasl",
@@ -669,66 +705,103 @@ KEYS: tuple[Key, ...] = (
         None,
         str,
         "",
-        "`host:port:port[:role][;[address:]clientPort]`: one line is a standalone server, more are refused",
+        "`host:port:port[:role][;[address:]clientPort]`: see above; the second port is only shown, not used",
         family=re.compile(r"server\..*"),
     ),
     _now("dynamicConfigFile", None, str, "", "file with the server lines"),
+    _now(
+        "standaloneEnabled",
+        "standalone_enabled",
+        boolean,
+        "true",
+        "false: a single server line is an ensemble of one, which can grow",
+    ),
+    _now("reconfigEnabled", "reconfig_enabled", boolean, "false", "change the servers while they run"),
     # ---- ensembles only
-    _ensemble("group.N", "members of a group of servers", family=r"group\..*", native=True),
-    _ensemble("weight.N", "weight of a server's vote", family=r"weight\..*", native=True),
-    _ensemble("initLimit", "ticks a follower may take to connect and catch up", read=_any_int),
-    _ensemble("syncLimit", "ticks a follower may lag behind", read=_any_int),
-    _ensemble("connectToLearnerMasterLimit", "ticks to reach the leader after an election", read=_any_int),
-    _ensemble("electionAlg", "election algorithm: only 3 is left", read=whole_number(3, 3)),
-    _ensemble("peerType", "role of this server", read=one_of("participant", "observer")),
+    _ensemble("group.N", None, str, "", "numbers of the servers of a group, with `:` between", family=r"group\..*"),
+    _ensemble("weight.N", None, str, "1", "weight of a participant's vote", family=r"weight\..*"),
     _ensemble(
-        "syncEnabled", "whether observers write to disk", "observer.syncEnabled", read=boolean, native=False
+        "initLimit", "init_limit", _count, "", "ticks a server may take to connect to the leader and catch up; required"
     ),
-    _ensemble("observerMasterPort", "port of followers for observers", read=whole_number(-INT_MAX, 65535)),
-    _ensemble("observerMaster.sizeLimit", "bytes kept for observers that lag"),
-    _ensemble("quorumListenOnAllIPs", "whether server ports listen on every interface", read=boolean),
-    _ensemble("oraclePath", "file that breaks the tie of two servers", native=True),
-    _ensemble("leaderServes", "whether the leader serves clients"),
-    _ensemble("cnxTimeout", "seconds to connect for an election"),
-    _ensemble("quorumCnxnTimeoutMs", "read timeout of election connections"),
-    _ensemble("electionPortBindRetry", "attempts to bind the election port"),
-    _ensemble("tcpKeepAlive", "keep-alive on connections between servers"),
-    _ensemble("leader.nodelay", "TCP_NODELAY on the leader's connections"),
-    _ensemble("follower.nodelay", "TCP_NODELAY on followers' connections"),
-    _ensemble("leader.maxTimeToWaitForEpoch", "wait for votes on a new epoch", "maxTimeToWaitForEpoch"),
-    _ensemble("leader.maxConcurrentSnapSyncs", "snapshots sent at once", "maxConcurrentSnapSyncs"),
-    _ensemble("leader.maxConcurrentDiffSyncs", "difference transfers at once", "maxConcurrentDiffSyncs"),
-    _ensemble("leader.closeSocketAsync", "whether the leader closes connections in a thread"),
-    _ensemble("leader.ackLoggingFrequency", "how often acknowledgments are logged"),
-    _ensemble("learner.closeSocketAsync", "whether followers close connections in a thread"),
-    _ensemble("learner.asyncSending", "whether followers send in a thread"),
-    _ensemble("leaderConnectDelayDuringRetryMs", "pause between attempts to reach the leader"),
-    _ensemble("fastleader.minNotificationInterval", "shortest pause between votes"),
-    _ensemble("fastleader.maxNotificationInterval", "longest pause between votes"),
-    _ensemble("observer.reconnectDelayMs", "pause before an observer reconnects"),
-    _ensemble("observer.election.DelayMs", "pause before an observer looks for the leader"),
-    _ensemble("commitLogCount", "committed transactions kept in memory for followers"),
-    _ensemble("snapshotSizeFactor", "when followers get the log instead of a snapshot"),
-    _ensemble("forceSnapshotSync", "always send followers a snapshot"),
-    _ensemble("multiAddress.enabled", "several addresses a server", read=boolean, native=False),
     _ensemble(
-        "multiAddress.reachabilityCheckEnabled", "test which address answers", read=boolean, native=False
+        "syncLimit",
+        "sync_limit",
+        _count,
+        "",
+        "ticks a server and the leader may hear nothing of each other; required",
     ),
-    _ensemble("multiAddress.reachabilityCheckTimeoutMs", "time for that test", read=_any_int, native=False),
-    _ensemble("quorum.auth.enableSasl", "SASL between servers", read=boolean),
-    _ensemble("quorum.auth.serverRequireSasl", "SASL between servers", read=boolean),
-    _ensemble("quorum.auth.learnerRequireSasl", "SASL between servers", read=boolean),
-    _ensemble("quorum.auth.learner.saslLoginContext", "SASL between servers", native=True),
-    _ensemble("quorum.auth.server.saslLoginContext", "SASL between servers", native=True),
-    _ensemble("quorum.auth.kerberos.servicePrincipal", "SASL between servers", native=True),
-    _ensemble("quorum.cnxn.threads.size", "threads for SASL between servers", read=_any_int),
-    _ensemble("sslQuorum", "TLS between servers", read=boolean, native=False),
-    _ensemble("sslQuorumReloadCertFiles", "read certificates again when they change", read=boolean),
-    _ensemble("portUnification", "TLS and plain text on the server ports", read=boolean),
-    _ensemble("messageTracker.BufferSize", "messages between servers kept for diagnosis"),
-    _ensemble("messageTracker.Enabled", "keep messages between servers for diagnosis"),
-    _ensemble("follower.skipLearnerRequestToNextProcessor", "a short cut inside followers"),
-    _ensemble("forward_learner_requests_to_commit_processor_disabled", "a short cut inside the leader"),
+    _ensemble(
+        "connectToLearnerMasterLimit",
+        "connect_to_learner_master_limit",
+        _count,
+        "0",
+        "ticks to reach the leader after an election; 0: as many as `initLimit`",
+    ),
+    _ensemble("electionAlg", None, whole_number(3, 3), "3", "only 3 is accepted, and changes nothing"),
+    _ensemble(
+        "peerType",
+        None,
+        one_of("participant", "observer"),
+        "",
+        "role of this server: only a warning if the server line says otherwise, which counts",
+    ),
+    _ensemble(
+        "quorumListenOnAllIPs",
+        "quorum_listen_on_all_ips",
+        boolean,
+        "false",
+        "true: the quorum port listens on every interface, not only on the host of the own server line",
+    ),
+    _ensemble(
+        "quorumSecretFile",
+        "quorum_secret_path",
+        file,
+        "",
+        "file with a secret of 16 bytes or more that all servers of the ensemble share and prove to know; "
+        "its mode must be 0600 or less. fastzk's own key",
+    ),
+    _ensemble("sslQuorum", "ssl_quorum", boolean, "false", "TLS between servers", native=False),
+    _ensemble(
+        "sslQuorumReloadCertFiles",
+        "ssl_quorum_reload_cert_files",
+        boolean,
+        "false",
+        "read the stores for TLS between servers again when they change",
+    ),
+    _ensemble("portUnification", None, boolean, "false", "TLS and plain text on the quorum port: true stops the start"),
+    _ensemble(
+        "quorum.auth.enableSasl",
+        None,
+        boolean,
+        "false",
+        "SASL between servers: true stops the start; see `quorumSecretFile` and `sslQuorum`",
+    ),
+    _ensemble("localSessionsEnabled", "local_sessions_enabled", boolean, "false", "sessions only their server knows"),
+    _ensemble(
+        "localSessionsUpgradingEnabled",
+        "local_sessions_upgrading_enabled",
+        boolean,
+        "false",
+        "a local session becomes a global one with its first ephemeral znode",
+    ),
+    _ensemble(
+        "readonlymode.enabled",
+        "read_only_mode_enabled",
+        boolean,
+        "false",
+        "a server without a quorum serves reads to clients that ask for it; ZooKeeper takes it on Java's command "
+        "line only",
+        native=False,
+    ),
+    _ensemble("leaderServes", "leader_serves", yes_or_no, "yes", "no: the leader accepts no clients", native=False),
+    _ensemble(
+        "commitLogCount",
+        "commit_log_count",
+        _any_int,
+        "500",
+        "committed transactions kept in memory for servers that fell behind; at least 500",
+        native=False,
+    ),
     # ---- later
     _later("netty.server.earlyDropSecureConnectionHandshakes", "refuse TLS handshakes during the start"),
     _later("DigestAuthenticationProvider.enabled", "whether the digest scheme exists; it does"),
@@ -740,11 +813,6 @@ KEYS: tuple[Key, ...] = (
     _later("letAnySaslUserDoX", "SASL name that may do everything"),
     _later("security.auth_to_local", "rules from Kerberos to local names"),
     _later("enableEagerACLCheck", "check access rights before the leader does"),
-    _later("localSessionsEnabled", "sessions that only their server knows", read=boolean),
-    _later("localSessionsUpgradingEnabled", "turn local sessions into global ones", read=boolean),
-    _later("readonlymode.enabled", "serve reads without a quorum"),
-    _later("standaloneEnabled", "false: a single server is an ensemble of one", read=boolean),
-    _later("reconfigEnabled", "change the servers while they run", read=boolean),
     _later("admin.enableServer", "the admin server, over HTTP"),
     _later("admin.serverAddress", "address of the admin server"),
     _later("admin.serverPort", "port of the admin server", read=port, native=False),
@@ -769,6 +837,48 @@ KEYS: tuple[Key, ...] = (
     _later("db.autocreate", "false: never start with an empty database"),
     _later("emulate353TTLNodes", "TTL znodes as version 3.5.3 wrote them"),
     # ---- never
+    _never("syncEnabled", "observers always write to disk", "observer.syncEnabled", read=boolean, native=False),
+    _never("observerMasterPort", "observers connect as every server does", read=whole_number(-INT_MAX, 65535)),
+    _never("observerMaster.sizeLimit", "observers connect as every server does"),
+    _never("observer.reconnectDelayMs", "servers reconnect by themselves, at growing intervals"),
+    _never("observer.election.DelayMs", "observers take no part in elections and are told their result"),
+    _never("oraclePath", "no outsider breaks the tie of two servers: have a third", native=True),
+    _never("cnxTimeout", "elections have no connections of their own"),
+    _never("quorumCnxnTimeoutMs", "elections have no connections of their own"),
+    _never("electionPortBindRetry", "elections have no port of their own"),
+    _never("tcpKeepAlive", "servers always hear of each other within `syncLimit`"),
+    _never("leader.nodelay", "messages between servers are never held back"),
+    _never("follower.nodelay", "messages between servers are never held back"),
+    _never("leader.maxTimeToWaitForEpoch", "a candidate tries again by itself", "maxTimeToWaitForEpoch"),
+    _never("leader.maxConcurrentSnapSyncs", "transfers give way to requests", "maxConcurrentSnapSyncs"),
+    _never("leader.maxConcurrentDiffSyncs", "transfers give way to requests", "maxConcurrentDiffSyncs"),
+    _never("leader.closeSocketAsync", "closing a connection never blocks"),
+    _never("leader.ackLoggingFrequency", "acknowledgments are not logged"),
+    _never("learner.closeSocketAsync", "closing a connection never blocks"),
+    _never("learner.asyncSending", "sending never blocks"),
+    _never("leaderConnectDelayDuringRetryMs", "servers reconnect by themselves, at growing intervals"),
+    _never("fastleader.minNotificationInterval", "elections are timed by `tickTime`"),
+    _never("fastleader.maxNotificationInterval", "elections are timed by `tickTime`"),
+    _never("snapshotSizeFactor", "a server gets the log as long as the leader has it"),
+    _never("forceSnapshotSync", "a server gets the log as long as the leader has it"),
+    _never("multiAddress.enabled", "several addresses of a server are always accepted", read=boolean, native=False),
+    _never("multiAddress.reachabilityCheckEnabled", "several addresses are tried in turn", read=boolean, native=False),
+    _never(
+        "multiAddress.reachabilityCheckTimeoutMs",
+        "several addresses are tried in turn",
+        read=_any_int,
+        native=False,
+    ),
+    _never("quorum.auth.serverRequireSasl", "SASL between servers is not supported", read=boolean),
+    _never("quorum.auth.learnerRequireSasl", "SASL between servers is not supported", read=boolean),
+    _never("quorum.auth.learner.saslLoginContext", "SASL between servers is not supported", native=True),
+    _never("quorum.auth.server.saslLoginContext", "SASL between servers is not supported", native=True),
+    _never("quorum.auth.kerberos.servicePrincipal", "SASL between servers is not supported", native=True),
+    _never("quorum.cnxn.threads.size", "SASL between servers is not supported", read=_any_int),
+    _never("messageTracker.BufferSize", "belongs to the diagnosis of Java's server"),
+    _never("messageTracker.Enabled", "belongs to the diagnosis of Java's server"),
+    _never("follower.skipLearnerRequestToNextProcessor", "concerns the order of Java's processors"),
+    _never("forward_learner_requests_to_commit_processor_disabled", "concerns the order of Java's processors"),
     _never("forceSync", "an acknowledged write is always on disk"),
     _never("digest.enabled", "log, checkpoints and tree always carry their checksums"),
     _never("serializeLastProcessedZxid.enabled", "a checkpoint always carries its zxid"),
@@ -790,9 +900,7 @@ KEYS: tuple[Key, ...] = (
     _never("requestThrottleStallTime", "requests wait in their connections", "request_throttle_stall_time"),
     _never("requestThrottleDropStale", "requests wait in their connections", "request_throttle_drop_stale"),
     _never("requestStaleLatencyCheck", "requests wait in their connections", "request_stale_latency_check"),
-    _never(
-        "requestStaleConnectionCheck", "requests wait in their connections", "request_stale_connection_check"
-    ),
+    _never("requestStaleConnectionCheck", "requests wait in their connections", "request_stale_connection_check"),
     _never("throttledOpWaitTime", "requests wait in their connections", "throttled_op_wait_time"),
     _never("request_throttler.shutdownTimeout", "the end of the server is bounded as a whole"),
     _never("serverCnxnFactory", "names a Java class"),
@@ -851,7 +959,7 @@ def keys_as_markdown() -> str:
     parts = []
     for effect in Effect:
         keys = [key for key in KEYS if key.effect is effect]
-        with_default = effect is Effect.NOW
+        with_default = effect in (Effect.NOW, Effect.ENSEMBLE)
         parts.append(f"## {effect.value[0].upper()}{effect.value[1:]}\n")
         parts.append("| key | default | meaning |" if with_default else "| key | meaning |")
         parts.append("| --- | --- | --- |" if with_default else "| --- | --- |")

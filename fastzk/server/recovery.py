@@ -22,13 +22,15 @@ from fastzk._codec import encode
 from fastzk._log import Batch, LogCorruption, LogFailed, TxnLog
 from fastzk._tree import Tree, TreeCorruption
 from fastzk.protocol import Error, OpCode
-from fastzk.server._apply import Applier, ApplyError
+from fastzk.server._apply import Applier, ApplyError, membership_text
 from fastzk.server.config import Config, create_data_directories
 from fastzk.server.errors import StartupError
 from fastzk.server.files import fsync_directory
+from fastzk.server.history import History
 from fastzk.server.sessions import Sessions
 from fastzk.server.store import (
     META_CHECKPOINT_ZXID,
+    META_INSTALLED,
     META_SESSION_SECRET,
     META_SESSIONS,
     META_STORE_ID,
@@ -39,6 +41,8 @@ from fastzk.server.store import (
     pack_int,
     unpack_int,
 )
+from fastzk.server.transfer import complete_installation
+from fastzk.server.zab.messages import follows
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +62,9 @@ class Recovered:
     tree: Tree
     applier: Applier
     sessions: Sessions
+    history: History
+    #: Texts of memberships in the log behind what is applied, with the end of their batch.
+    memberships: list[tuple[int, bytes]]
 
 
 def state_path(config: Config) -> Path:
@@ -124,6 +131,7 @@ def recover(config: Config) -> Recovered:
 def _recover(config: Config, lock: int) -> Recovered:
     began = time.monotonic()
     log_dir = log_path(config)
+    complete_installation(state_path(config), log_dir)
     store = _open_store(config, log_dir)
     try:
         if not log_dir.is_dir():
@@ -146,11 +154,19 @@ def _recover(config: Config, lock: int) -> Recovered:
         applier = Applier(tree, checkpoint_zxid)
         applier.on_session = sessions.on_transaction
         log = TxnLog(os.fspath(log_dir), store_id, segment_bytes=_segment_bytes(config))
-        replayed = _replay(log, applier)
+        memberships: list[tuple[int, bytes]] = []
+        if config.ensemble is None:
+            ends: list[int] = []
+            replayed = _replay(log, applier)
+            base = applier.zxid
+        else:
+            replayed = 0
+            base, ends = _survey(log, log_dir, checkpoint_zxid, memberships)
         sessions.renew()
         log.start()
-        if applier.zxid == 0:
+        if config.ensemble is None and applier.zxid == 0:
             _begin_history(store, log, tree, applier, sessions)
+        history = History(log, base, ends)
     except BaseException:
         store.close()
         raise
@@ -164,7 +180,7 @@ def _recover(config: Config, lock: int) -> Recovered:
         (loaded - began) * 1000,
         (time.monotonic() - loaded) * 1000,
     )
-    return Recovered(lock, store, log, tree, applier, sessions)
+    return Recovered(lock, store, log, tree, applier, sessions, history, memberships)
 
 
 def _segment_bytes(config: Config) -> int:
@@ -184,7 +200,7 @@ def _open_store(config: Config, log_dir: Path) -> Store:
                 "starting without it would lose every znode older than the log"
             ) from error
     else:
-        if not has_log and store.checkpoint_zxid > 0:
+        if not has_log and store.checkpoint_zxid > 0 and store.get_int(META_INSTALLED) != store.checkpoint_zxid:
             store.close()
             raise StartupError(
                 f"the database {path} is there but its transaction log in {log_dir} is missing; restore it: "
@@ -239,6 +255,34 @@ def _begin_history(store: Store, log: TxnLog, tree: Tree, applier: Applier, sess
         pages += taken
     store.write(pages, checkpoint_meta(applier, tree, sessions))
     tree.checkpoint_end(True)
+
+
+def _survey(
+    log: TxnLog, log_dir: Path, checkpoint_zxid: int, memberships: list[tuple[int, bytes]]
+) -> tuple[int, list[int]]:
+    """Verify the log of an ensemble's member without applying anything: where it begins, and its batches end.
+
+    What is behind the checkpoint may never have been committed: the leader will say.
+    """
+    names = sorted(name for name in os.listdir(log_dir) if name.startswith("log."))
+    if not names:
+        return checkpoint_zxid, []
+    first = int(names[0][4:], 16)
+    base = first - 1
+    if base > checkpoint_zxid:
+        if not follows(checkpoint_zxid, first):
+            raise LogCorruption(str(log_dir / names[0]), 0, f"transactions behind 0x{checkpoint_zxid:x} are missing")
+        base = checkpoint_zxid
+    ends: list[int] = []
+    for batch in log.recover(base):
+        ends.append(batch.first_zxid + batch.count - 1)
+        if ends[-1] > checkpoint_zxid:
+            text = membership_text(batch.payload)
+            if text is not None:
+                memberships.append((ends[-1], text))
+    if (ends[-1] if ends else base) < checkpoint_zxid:
+        raise LogCorruption(str(log_dir), 0, f"the log ends before the checkpoint at 0x{checkpoint_zxid:x}")
+    return base, ends
 
 
 def _replay(log: TxnLog, applier: Applier) -> int:

@@ -133,6 +133,46 @@ class Sessions:
             session.connection = None
             self._touch(session, connection.heard_ns)
 
+    # -- in an ensemble ---------------------------------------------------------------------------------------
+
+    @property
+    def secret(self) -> bytes:
+        """What keys the passwords: the leader's, for every server."""
+        return self._secret
+
+    @secret.setter
+    def secret(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def heard_since(self, since_ns: int) -> list[int]:
+        """The sessions whose connections here received something after `since_ns` (monotonic)."""
+        return [
+            session.id
+            for session in self._table.values()
+            if session.connection is not None and session.connection.heard_ns >= since_ns
+        ]
+
+    def heard(self, session_id: int) -> None:
+        """Another server has heard of the session."""
+        session = self._table.get(session_id)
+        if session is not None:
+            self._touch(session, time.monotonic_ns())
+
+    def claimed(self, session_id: int, timeout_ms: int) -> None:
+        """The session goes on over a new connection, perhaps at another server."""
+        session = self._table.get(session_id)
+        if session is not None:
+            session.timeout_ms = timeout_ms
+            self._touch(session, time.monotonic_ns())
+
+    def moved(self, session_id: int) -> None:
+        """The session goes on at another server: close its connection here, if it has one."""
+        session = self._table.get(session_id)
+        if session is not None and session.connection is not None:
+            connection, session.connection = session.connection, None
+            self._touch(session, connection.heard_ns)
+            connection.end()
+
     def closing(self, session_id: int) -> None:
         """Its closeSession is proposed: nobody attaches to it any more."""
         session = self._table.get(session_id)

@@ -57,8 +57,8 @@ META_CHECKPOINT_ZXID = b"checkpoint-zxid"
 META_TREE_DIGEST = b"tree-digest"
 META_SESSIONS = b"sessions"
 META_SESSION_SECRET = b"session-secret"
-META_ACCEPTED_EPOCH = b"accepted-epoch"
-META_CURRENT_EPOCH = b"current-epoch"
+#: The zxid of a checkpoint that came from another server, without a log.
+META_INSTALLED = b"installed"
 
 # Address space, not memory and not disk: a generous map costs nothing and growing one under readers may cost
 # a state transfer, so it starts where a million small znodes fit several times over.

@@ -8,8 +8,8 @@ Left out because Apache ZooKeeper 3.8 ends or hangs on them: ``createTTL`` with 
 and a negative ttl, znodes named ``zookeeper_limits`` or ``zookeeper_stats``, null paths built into a
 ``multi``. Left out because 3.8.0 has bugs there that later releases fixed: one-shot and persistent watches
 of one connection on one path (each slot has a kind of its own), IPv6 addresses in ACLs. Left out because
-fastzk differs there (see ``docs/compatibility.md``): a ``multiRead`` of writes, the types 4 and 5 of
-``checkWatches`` and ``removeWatches``.
+fastzk differs there (see ``docs/compatibility.md``): the types 4 and 5 of ``checkWatches`` and
+``removeWatches``, and the extensions (in a ``multiRead``: ``exists`` and the like).
 """
 
 from __future__ import annotations
@@ -481,10 +481,23 @@ class Generator:
         r = self.r
         parts: list[bytes] = []
         notes: list[str] = []
+        # Writes are refused, in one way if there are only such, in another among reads.
+        kind = r.random()
+        reads, writes = (wire.GET_DATA, wire.GET_CHILDREN), (1, 2, 5, 13, 15, CREATE_CONTAINER, CREATE_TTL)
+        ops = reads if kind < 0.8 else writes if kind < 0.93 else (*reads, *writes)
         for _ in range(r.randrange(5)):
-            op, path = r.choice((wire.GET_DATA, wire.GET_CHILDREN)), self.path(nulls=False)
-            parts.append(struct.pack(">i?i", op, False, -1) + wire.text(path) + b"\x00")
-            notes.append(f"{NAMES[op]} {path!r}")
+            op, path = r.choice(ops), self.path()
+            note = f"{path!r}"
+            if op in reads:
+                body = wire.text(path) + b"\x00"
+            elif op in (wire.DELETE, wire.CHECK):
+                body = wire.text(path) + struct.pack(">i", -1)
+            elif op == wire.SET_DATA:
+                body = wire.text(path) + wire.text(self.data()) + struct.pack(">i", -1)
+            else:
+                body, note = self.create_body(op, nulls=False)
+            parts.append(struct.pack(">i?i", op, False, -1) + body)
+            notes.append(f"{NAMES[op]} {note}")
         return self.with_parts(MULTI_READ, parts, notes, struct.pack(">i?i", -1, True, -1))
 
     def with_parts(self, op: int, parts: list[bytes], notes: list[str], end: bytes) -> Frame:

@@ -126,7 +126,7 @@ def test_check_config_prints_what_is_in_effect_and_warns(tmp_path: Path) -> None
         ),
         (
             ["clientPort=2181", "server.1=a:1:2", "server.2=b:1:2"],
-            "zoo.cfg:4: server.2: ensembles are not supported by this version: keep one server line, or none",
+            "zoo.cfg: initLimit is not set: add a line initLimit=10",
         ),
     ],
     ids=["number", "directory", "port", "ensemble"],

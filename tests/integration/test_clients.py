@@ -237,9 +237,7 @@ class TestKazoo:
 def c_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The C program, compiled."""
     require(shutil.which("gcc"), "no gcc")
-    header = any(
-        Path(folder, "zookeeper", "zookeeper.h").exists() for folder in ("/usr/include", "/usr/local/include")
-    )
+    header = any(Path(folder, "zookeeper", "zookeeper.h").exists() for folder in ("/usr/include", "/usr/local/include"))
     require(header, "no zookeeper.h (Debian package libzookeeper-mt-dev)")
     program = tmp_path_factory.mktemp("c") / "c_client"
     command = [

@@ -25,6 +25,7 @@ from fastzk._tree import Tree
 from fastzk.server._apply import Applier
 from fastzk.server._clients import Clients
 from fastzk.server._connection import Connection, Service
+from fastzk.server._following import Following
 from fastzk.server._overlay import Overlay
 from fastzk.server._pipeline import Pipeline
 from fastzk.server._prepare import Preparer
@@ -236,13 +237,14 @@ class Parts:
         tick_ms: int = 1000,
         max_per_host: int = 0,
         max_clients: int = 0,
+        server_id: int = 1,
     ) -> None:
         self.failures: list[BaseException] = []
         self.turns = Turns()
         self.tree = tree = Tree()
         tree.plant()
         self.sessions = Sessions(
-            SECRET, server_id=1, tick_ms=tick_ms, min_timeout_ms=2 * tick_ms, max_timeout_ms=20 * tick_ms
+            SECRET, server_id=server_id, tick_ms=tick_ms, min_timeout_ms=2 * tick_ms, max_timeout_ms=20 * tick_ms
         )
         self.applier = Applier(tree, 0)
         self.applier.on_session = self.sessions.on_transaction
@@ -263,6 +265,13 @@ class Parts:
             preparer,
             self.applier,
             self.log,
+            limit,
+            self.failures.append,
+        )
+        self.following = Following(
+            self.turns,  # type: ignore[arg-type]
+            clients,
+            self.applier,
             limit,
             self.failures.append,
         )

@@ -117,6 +117,16 @@ def test_ip_ids(who: str, valid: bool) -> None:
 WORLD = (31, b"world", b"anyone")
 
 
+def test_ids_that_are_not_utf_8_are_stored_as_java_reads_them() -> None:
+    for sent, stored in (
+        (b"bob:\x80x", "bob:\ufffdx"),
+        (b"bob:\xed\xa0\x80x", "bob:\ufffdx"),
+        (b"bob:\xf0\x9f\x98\x80", "bob:\U0001f600"),
+        ("bob:é".encode(), "bob:é"),
+    ):
+        assert fix_acl(vector([(1, b"digest", sent)]), []) == vector([(1, b"digest", stored.encode())])
+
+
 def test_fix_acl() -> None:
     assert fix_acl(vector([WORLD]), []) == vector([WORLD])
     assert fix_acl(vector([WORLD, (1, b"ip", b"1.2.3.4"), WORLD]), []) == vector([WORLD, (1, b"ip", b"1.2.3.4")])

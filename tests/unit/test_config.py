@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import operator
 import os
 import re
 import stat
@@ -19,16 +20,16 @@ from fastzk.server import config_keys
 from fastzk.server.config import (
     Config,
     ConfigError,
-    Property,
     create_data_directories,
     effective_lines,
-    escape_value,
     load_config,
-    parse_properties,
 )
 from fastzk.server.config_keys import KEYS, Effect, find_key, nearest_name
+from fastzk.server.ensemble_config import EnsembleConfig, QuorumTls
 from fastzk.server.errors import StartupError
 from fastzk.server.logs import LineFormatter, setup_logging
+from fastzk.server.properties import Property, escape_value, parse_properties
+from fastzk.server.zab.quorum import Hierarchical, Membership
 
 # A busy machine must not fail a test.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -41,9 +42,7 @@ def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def load(
-    *lines: str, flags: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None
-) -> Config:
+def load(*lines: str, flags: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None) -> Config:
     """The configuration of a file that has ``dataDir=data`` as its first line, then ``lines``."""
     Path("zoo.cfg").write_text("\n".join(["dataDir=data", *lines]))
     return load_config(Path("zoo.cfg"), list((flags or {}).items()), environ or {})
@@ -269,9 +268,7 @@ def test_a_bad_value_is_named_with_its_line(line: str, problem: str) -> None:
 
 def test_a_digest_must_be_known() -> None:
     message = error_of("DigestAuthenticationProvider.digestAlg=MD6")
-    assert message.startswith(
-        "zoo.cfg:2: DigestAuthenticationProvider.digestAlg: 'MD6' is not a known digest: choose"
-    )
+    assert message.startswith("zoo.cfg:2: DigestAuthenticationProvider.digestAlg: 'MD6' is not a known digest: choose")
 
 
 def test_an_error_tells_its_parts() -> None:
@@ -356,8 +353,7 @@ def test_what_is_ignored_is_named_once() -> None:
         "initLimit=5",
     )
     assert config.warnings == (
-        "accepted, without effect yet: admin.enableServer, kerberos.canonicalizeHostNames, "
-        "ssl.authProvider",
+        "accepted, without effect yet: admin.enableServer, kerberos.canonicalizeHostNames, ssl.authProvider",
         "accepted, without meaning here: forceSync, jvm.pause.monitor, ssl.provider",
     )
 
@@ -425,8 +421,7 @@ def test_session_timeouts_must_fit_each_other() -> None:
         "zoo.cfg:2: minSessionTimeout: 9000 is greater than maxSessionTimeout 8000 (zoo.cfg:3)"
     )
     assert error_of("tickTime=10", "minSessionTimeout=300") == (
-        "zoo.cfg:3: minSessionTimeout: 300 is greater than maxSessionTimeout 200 "
-        "(20 ticks of 10 ms, zoo.cfg:2)"
+        "zoo.cfg:3: minSessionTimeout: 300 is greater than maxSessionTimeout 200 (20 ticks of 10 ms, zoo.cfg:2)"
     )
     assert error_of("minSessionTimeout=-1", "maxSessionTimeout=5999") == (
         "zoo.cfg:3: maxSessionTimeout: 5999 is less than minSessionTimeout 6000 (2 ticks of 3000 ms)"
@@ -621,10 +616,6 @@ def test_a_malformed_server_line(text: str) -> None:
     ("lines", "message"),
     [
         (
-            ["server.1=a:2888:3888", "clientPort=2181", "server.2=b:2888:3888"],
-            "zoo.cfg:4: server.2: ensembles are not supported by this version: keep one server line, or none",
-        ),
-        (
             ["clientPort=2181", "server.1=a:2888:3888:observer"],
             "zoo.cfg:3: server.1: an observer needs other servers: a single one is a participant",
         ),
@@ -654,10 +645,6 @@ def test_the_file_of_the_servers() -> None:
     assert error_of("dynamicConfigFile=zoo.cfg.dynamic", "server.1=a:1:2") == (
         "zoo.cfg:3: server.1: must stand in the file that dynamicConfigFile names (zoo.cfg:2)"
     )
-    servers.write_text("server.1=a:1:2\nserver.2=b:1:2\n")
-    assert error_of("clientPort=2181", "dynamicConfigFile=zoo.cfg.dynamic").startswith(
-        "zoo.cfg.dynamic:2: server.2: ensembles are not supported by this version"
-    )
     servers.write_text("tickTime=2000\n")
     assert error_of("dynamicConfigFile=zoo.cfg.dynamic") == (
         "zoo.cfg.dynamic:1: tickTime: has no place in the file of the servers: move it to zoo.cfg"
@@ -666,6 +653,310 @@ def test_the_file_of_the_servers() -> None:
     assert error_of("dynamicConfigFile=zoo.cfg.dynamic") == (
         "zoo.cfg:2: dynamicConfigFile: cannot read 'zoo.cfg.dynamic': No such file or directory"
     )
+
+
+# ---- ensembles
+
+LIMITS = ("initLimit=10", "syncLimit=5")
+SERVERS = tuple(f"server.{each}=h{each}:2888:3888;2181" for each in (1, 2, 3))
+MYID = Path("data/myid")
+
+
+def load_member(*lines: str, my_id: str = "1", flags: Mapping[str, str] | None = None) -> EnsembleConfig:
+    """The ensemble's part of the configuration of the server ``my_id``."""
+    MYID.parent.mkdir(exist_ok=True)
+    MYID.write_text(my_id)
+    ensemble = load(*lines, flags=flags).ensemble
+    assert ensemble is not None
+    return ensemble
+
+
+def error_of_member(*lines: str, my_id: str = "1") -> str:
+    MYID.parent.mkdir(exist_ok=True)
+    MYID.write_text(my_id)
+    return error_of(*lines)
+
+
+def test_the_servers_of_an_ensemble() -> None:
+    ensemble = load_member("tickTime=200", *LIMITS, *SERVERS, "server.9=h9:2888:3888:observer", my_id="2")
+    text = "\n".join(
+        [
+            *(f"server.{each}=h{each}:2888:3888:participant;0.0.0.0:2181" for each in (1, 2, 3)),
+            "server.9=h9:2888:3888:observer",
+            "version=0",
+        ]
+    )
+    assert ensemble.membership == Membership.parse(text)
+    assert ensemble.membership.text() == text
+    assert (ensemble.my_id, ensemble.me.host) == (2, "h2")
+    assert (ensemble.init_limit_ms, ensemble.sync_limit_ms, ensemble.connect_limit_ms) == (2000, 1000, 2000)
+    config = load("tickTime=200", *LIMITS, *SERVERS)
+    assert (config.client_address, config.client_port, config.server_id) == ("", 2181, 2)
+    assert config.servers == tuple((each, f"h{each}:2888:3888;2181") for each in (1, 2, 3))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ensemble.my_id = 3  # type: ignore[misc]
+
+
+def test_the_cfg_of_kazoos_harness() -> None:
+    servers = [
+        "server.1=localhost:20002:20001:participant",
+        "server.2=localhost:20012:20011:participant",
+        "server.3=localhost:20022:20021:observer",
+        "server.4=localhost:20032:20031:participant",
+    ]
+    lines = [
+        "tickTime=2000",
+        "clientPort=20000",
+        "secureClientPort=20005",
+        "reconfigEnabled=true",
+        "localSessionsEnabled=true",
+        "localSessionsUpgradingEnabled=true",
+        "initLimit=4",
+        "syncLimit=2",
+        *servers,
+        "peerType=observer",
+    ]
+    ensemble = load_member(*lines, my_id="3", flags={"readonlymode.enabled": "true"})
+    assert load(*lines).warnings == ()
+    assert ensemble.me.observer
+    assert ensemble.reconfig_enabled
+    assert ensemble.local_sessions_enabled
+    assert ensemble.local_sessions_upgrading_enabled
+    assert ensemble.read_only_mode_enabled
+    assert ensemble.listen_addresses(ensemble.me) == (("localhost", 20022),)
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "value"),
+    [
+        ("connectToLearnerMasterLimit=3", "connect_limit_ms", 9000),
+        ("quorumListenOnAllIPs=true", "quorum_listen_on_all_ips", True),
+        ("leaderServes=no", "leader_serves", False),
+        ("commitLogCount=700", "commit_log_count", 700),
+        ("sslQuorumReloadCertFiles=true", "ssl_quorum_reload_cert_files", True),
+        ("electionAlg=3", "my_id", 1),
+        ("portUnification=false", "ssl_quorum", False),
+    ],
+)
+def test_a_key_for_ensembles(line: str, field: str, value: object) -> None:
+    assert getattr(load_member(*LIMITS, *SERVERS, line), field) == value
+    # A server alone takes it, too, and it means nothing.
+    assert load("clientPort=2181", line).ensemble is None
+
+
+def test_tls_between_servers() -> None:
+    lines = [
+        "sslQuorum=true",
+        "ssl.quorum.keyStore.location=/a.p12",
+        "ssl.quorum.keyStore.password=hush",
+        "ssl.quorum.clientAuth=WANT",
+        "ssl.keyStore.location=/b.p12",
+    ]
+    config = load_member(*LIMITS, *SERVERS, *lines)
+    assert config.ssl_quorum
+    assert config.tls == QuorumTls(
+        ssl_key_store_path=Path("/a.p12"), ssl_key_store_password="hush", ssl_client_auth="want"
+    )
+    assert load(*LIMITS, *SERVERS, *lines).ssl_key_store_path == Path("/b.p12")
+    assert "hush" not in repr(config) + "".join(effective_lines(load(*LIMITS, *SERVERS, *lines)))
+    # Those of TLS for clients and between servers are called alike.
+    assert {field.name for field in dataclasses.fields(QuorumTls)} <= {
+        field.name for field in dataclasses.fields(Config)
+    }
+    assert error_of_member(*LIMITS, *SERVERS, "sslQuorum=true") == (
+        "zoo.cfg:7: sslQuorum: is true, but ssl.quorum.keyStore.location is not set: add it"
+    )
+
+
+def test_groups_and_weights() -> None:
+    ensemble = load_member(*LIMITS, *SERVERS, "group.1=1:2", "group.2=3", "weight.3=0")
+    quorum = ensemble.membership.quorum
+    assert isinstance(quorum, Hierarchical)
+    assert (dict(quorum.groups), dict(quorum.weights)) == ({1: 1, 2: 1, 3: 2}, {1: 1, 2: 1, 3: 0})
+    lines = effective_lines(load(*LIMITS, *SERVERS, "group.1=1:2", "group.2=3", "weight.3=0"))
+    assert {"group.1=1:2", "group.2=3", "weight.3=0"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["initLimit=1"], "zoo.cfg: syncLimit is not set: add a line syncLimit=5"),
+        (["syncLimit=1"], "zoo.cfg: initLimit is not set: add a line initLimit=10"),
+        (["initLimit=0", "syncLimit=5"], "zoo.cfg:5: initLimit: is 0: an ensemble needs at least 1 tick"),
+        ([*LIMITS, "server.01=h4:1:2"], "zoo.cfg:7: server.01: is the same server as server.1 (zoo.cfg:2)"),
+        (
+            [*LIMITS, "server.4=H2:3888:1"],
+            "zoo.cfg:7: server.4: port 3888 of H2 is also that of server.2 (zoo.cfg:3)",
+        ),
+        (
+            [*LIMITS, "server.4=h4:1:2|h3:2888:1"],
+            "zoo.cfg:7: server.4: port 2888 of h3 is also that of server.3 (zoo.cfg:4)",
+        ),
+        (
+            [*LIMITS, "portUnification=true"],
+            "zoo.cfg:7: portUnification: plain text beside TLS between servers is not supported: set it to false",
+        ),
+        (
+            [*LIMITS, "quorum.auth.enableSasl=true"],
+            "zoo.cfg:7: quorum.auth.enableSasl: SASL between servers is not supported: use quorumSecretFile or "
+            "sslQuorum",
+        ),
+        ([*LIMITS, "group.1=1:2"], "zoo.cfg:7: group.1: server 3 is in no group"),
+        ([*LIMITS, "group.1=1:1"], "zoo.cfg:7: group.1: server 1 is in more than one group"),
+        ([*LIMITS, "group.1=1:x"], "zoo.cfg:7: group.1: 'x' is not a whole number"),
+        ([*LIMITS, "group.x=1"], "zoo.cfg:7: group.x: 'x' is not the number of a group"),
+        ([*LIMITS, "weight.1=-1"], "zoo.cfg:7: weight.1: '-1' is out of range: choose 0 to 2147483647"),
+        (
+            [*LIMITS, "group.1=1:2:3", "weight.1=0", "weight.2=0", "weight.3=0"],
+            "zoo.cfg:7: group.1: no participant's vote has any weight",
+        ),
+        (
+            [*LIMITS, "clientPort=2182"],
+            "zoo.cfg:7: clientPort: 2182 differs from port 2181 of server.1 (zoo.cfg:2)",
+        ),
+    ],
+)
+def test_ensembles_that_are_refused(lines: list[str], message: str) -> None:
+    assert error_of_member(*SERVERS, *lines) == message
+
+
+def test_who_of_the_ensemble_this_is() -> None:
+    place = f"{Path.cwd()}/data/myid"
+    assert error_of(*LIMITS, *SERVERS) == (
+        f"{place}: the file is missing: write this server's number into it, that of its server line"
+    )
+    assert error_of_member(*LIMITS, *SERVERS, my_id="7") == (
+        f"{place}:1: there is no line server.7 among server.1, server.2, server.3"
+    )
+
+
+def test_one_participant() -> None:
+    alone, observer = "server.1=localhost:1:2;2181", "server.2=b:1:2:observer"
+    MYID.parent.mkdir()
+    MYID.write_text("1")
+    assert load(alone, *LIMITS).ensemble is None
+    assert load(alone).standalone_enabled
+    assert error_of(alone, observer, *LIMITS) == (
+        "zoo.cfg:3: server.2: an observer needs an ensemble: add participants, or standaloneEnabled=false for an "
+        "ensemble of one"
+    )
+    assert load_member(alone, observer, *LIMITS, "standaloneEnabled=false").membership.voters == {1}
+    assert load_member(alone, *LIMITS, "standaloneEnabled=false").membership.voters == {1}
+    assert error_of("clientPort=2181", "standaloneEnabled=false") == (
+        "zoo.cfg:3: standaloneEnabled: is false, but no server line names a participant: add them"
+    )
+    assert error_of("clientPort=1", observer, "server.3=c:1:2:observer") == (
+        "zoo.cfg:3: server.2: only observers: an ensemble needs participants"
+    )
+
+
+def test_the_file_of_the_servers_of_an_ensemble() -> None:
+    for name, inside, version in (
+        ("zoo.cfg.dynamic", "", 0),
+        ("zoo.cfg.dynamic.10000002a", "version=5", 0x10000002A),
+        ("zoo.cfg.dynamic", "version=100000005", 0x100000005),
+    ):
+        Path(name).write_text("\n".join([*SERVERS, inside]))
+        ensemble = load_member(*LIMITS, f"dynamicConfigFile={name}", my_id="3")
+        assert (ensemble.membership.version, ensemble.me.host) == (version, "h3")
+        assert ensemble.dynamic_config_path == Path(name).absolute()
+    Path("zoo.cfg.dynamic").write_text("\n".join([*SERVERS, "version=x"]))
+    assert error_of_member(*LIMITS, "dynamicConfigFile=zoo.cfg.dynamic") == (
+        "zoo.cfg.dynamic:4: version: 'x' is not a hexadecimal number"
+    )
+
+
+def test_where_it_listens_for_servers() -> None:
+    servers = ["server.1=a:1:2|[::1]:3:4", "server.2=0.0.0.0:1:2", "server.3=c:1:2"]
+    ensemble = load_member(*LIMITS, "clientPort=2181", *servers)
+    one, two = (ensemble.membership.members[each] for each in (1, 2))
+    assert ensemble.listen_addresses(one) == (("a", 1), ("::1", 3))
+    assert ensemble.listen_addresses(two) == (("", 1),)
+    everywhere = load_member(*LIMITS, "clientPort=2181", *servers, "quorumListenOnAllIPs=true")
+    assert everywhere.listen_addresses(one) == (("", 1), ("", 3))
+
+
+def test_client_ports_of_an_ensemble() -> None:
+    Path("data").mkdir()
+    MYID.write_text("1")
+    tls = ["server.1=a:1:2;10.0.0.1:2181;2281", "server.2=b:1:2;5", "server.3=c:1:2"]
+    config = load(*LIMITS, *tls)
+    assert (config.client_address, config.client_port) == ("10.0.0.1", 2181)
+    assert (config.secure_client_address, config.secure_client_port) == ("", 2281)
+    assert error_of(*LIMITS, *tls, "secureClientPort=2282") == (
+        "zoo.cfg:7: secureClientPort: 2282 differs from port 2281 of server.1 (zoo.cfg:4)"
+    )
+    MYID.write_text("2")
+    assert (load(*LIMITS, *tls).client_address, load(*LIMITS, *tls).client_port) == ("", 5)
+    MYID.write_text("3")
+    assert (load(*LIMITS, *tls, "clientPort=6").client_address, load(*LIMITS, *tls, "clientPort=6").client_port) == (
+        "",
+        6,
+    )
+    assert error_of(*LIMITS, *tls, "clientPort=1").startswith(
+        "zoo.cfg:6: the quorum port of server.3: port 1 is also that of clientPort (zoo.cfg:7)"
+    )
+
+
+def test_warnings_about_ensembles() -> None:
+    local = [f"server.{each}=localhost:{each}1:{each}2" for each in range(1, 5)]
+    MYID.parent.mkdir()
+    MYID.write_text("1")
+
+    def warnings(*lines: str) -> tuple[str, ...]:
+        return load("clientPort=2181", *LIMITS, *lines).warnings
+
+    assert warnings(*local[:3]) == ()
+    assert warnings(*local[:2]) == ("with two participants the ensemble stands still when either is away: have 3",)
+    assert warnings(*local) == ("4 participants survive the loss of no more servers than 3 do",)
+    assert warnings(*local[:3], "peerType=observer") == (
+        "zoo.cfg:8: peerType: the line server.1 says participant (zoo.cfg:5), and that counts",
+    )
+    assert warnings(*local[:3], "commitLogCount=9", "cnxTimeout=5") == (
+        "zoo.cfg:8: commitLogCount: 9 is too small, 500 it is",
+        "accepted, without meaning here: cnxTimeout",
+    )
+    open_door = (
+        "who reaches the quorum port may pass for a server of the ensemble: set quorumSecretFile, or sslQuorum",
+    )
+    assert warnings(*local[:3], "quorumListenOnAllIPs=true") == open_door
+    tls = ["sslQuorum=true", "ssl.quorum.keyStore.location=/a.pem", "quorumListenOnAllIPs=true"]
+    assert warnings(*local[:3], *tls) == ()
+    assert warnings(*local[:3], *tls, "ssl.quorum.clientAuth=none") == open_door
+
+
+def test_the_secret_of_the_servers() -> None:
+    secret = Path("secret")
+    lines = (*LIMITS, *SERVERS, "quorumSecretFile=secret")
+    place = "zoo.cfg:7: quorumSecretFile: "
+    here = Path.cwd() / "secret"
+    assert error_of_member(*lines) == f"{place}cannot read '{here}': No such file or directory"
+    secret.write_bytes(b"0123456789abcdef\n")
+    secret.chmod(0o640)
+    assert error_of_member(*lines) == f"{place}'{here}' has mode 0640: nobody else may read it, set 0600"
+    secret.chmod(0o600)
+    ensemble = load_member(*lines)
+    assert (ensemble.quorum_secret, ensemble.quorum_secret_path) == (b"0123456789abcdef", here)
+    assert "0123" not in repr(ensemble)
+    assert load(*lines).warnings == ()
+    for content in (b"short\n", b"x" * 4097):
+        secret.write_bytes(content)
+        assert error_of_member(*lines).startswith(f"{place}the secret in '{here}' has ")
+    secret.unlink()
+    os.mkfifo(secret, 0o600)
+    assert error_of_member(*lines) == f"{place}'{here}' is not a file"
+    # A server alone has nobody to share it with.
+    assert load("clientPort=2181", "quorumSecretFile=secret").ensemble is None
+
+
+def test_what_check_config_prints_of_an_ensemble_leads_to_it_again() -> None:
+    first = load_member(
+        *LIMITS, *SERVERS, "group.1=1:2:3", "leaderServes=no", "reconfigEnabled=true", "ssl.quorum.crl=true"
+    )
+    lines = effective_lines(load_config(Path("zoo.cfg"), [], {}))
+    assert {"initLimit=10", "leaderServes=no", "reconfigEnabled=true", SERVERS[0]} <= set(lines)
+    Path("zoo.cfg").write_text("\n".join(lines))
+    assert load_config(Path("zoo.cfg"), [], {}).ensemble == first
 
 
 def test_myid() -> None:
@@ -681,8 +972,7 @@ def test_myid() -> None:
     assert config.warnings == ("zoo.cfg:2: server.1: myid says 255; a single server does without",)
     place = f"{Path.cwd()}/data/myid:1: "
     assert error_of(line, "extendedTypesEnabled=true") == (
-        f"{place}'255' is not a server's number: write a whole number from 0 to 254 "
-        "when extendedTypesEnabled is true"
+        f"{place}'255' is not a server's number: write a whole number from 0 to 254 when extendedTypesEnabled is true"
     )
     for text in ("", "one\n", "-1", "256", "\xff"):
         myid.write_text(text)
@@ -714,10 +1004,7 @@ def test_directories_must_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
     # The tests may run as root, to whom everything is permitted.
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     here = Path.cwd()
-    assert (
-        error_of()
-        == f"zoo.cfg:1: dataDir: '{here}/data' cannot be created: no permission to write in '{here}'"
-    )
+    assert error_of() == f"zoo.cfg:1: dataDir: '{here}/data' cannot be created: no permission to write in '{here}'"
     Path("data").mkdir()
     assert error_of() == f"zoo.cfg:1: dataDir: no permission to use '{here}/data': change its owner or mode"
     assert load_config(Path("zoo.cfg"), [], {}, read_only=True).data_dir == here / "data"
@@ -794,16 +1081,25 @@ def test_the_table_is_sound() -> None:
     names = [name for key in KEYS for name in (key.name, *key.aliases)]
     assert len(names) == len(set(names))
     fields = {field.name for field in dataclasses.fields(Config)}
+    of_ensemble: set[str] = set()
     for key in KEYS:
         assert key.text
-        if key.field:
+        if key.field and key.effect is Effect.ENSEMBLE:
+            assert key.field.startswith("ensemble.")
+            of_ensemble.add(key.field.removeprefix("ensemble."))
+        elif key.field:
             assert key.effect is Effect.NOW
             assert key.field in fields
         if not key.family:
             assert find_key(key.name) is key
     not_from_keys = {"server_id", "servers", "log_level", "config_path", "warnings"}
-    not_from_keys |= {"auth_providers", "super_users"}
-    assert {key.field for key in KEYS if key.field} | not_from_keys == fields
+    not_from_keys |= {"auth_providers", "super_users", "ensemble"}
+    assert {key.field for key in KEYS if key.field and key.effect is Effect.NOW} | not_from_keys == fields
+    # Those of the whole configuration, of the server lines, and of what is in a file.
+    elsewhere = {"tick_time_ms", "standalone_enabled", "reconfig_enabled"}
+    elsewhere |= {"my_id", "membership", "dynamic_config_path", "quorum_secret", "tls"}
+    tls = {f"tls.{field.name}" for field in dataclasses.fields(QuorumTls)}
+    assert of_ensemble | elsewhere == {field.name for field in dataclasses.fields(EnsembleConfig)} | tls
     for name, title in {
         "server.12": "server.N",
         "weight.1": "weight.N",
@@ -816,7 +1112,14 @@ def test_the_table_is_sound() -> None:
 
 def test_the_defaults_in_the_table_are_those_of_config() -> None:
     config = load_config(None, [], {})
+    servers = {"server.1": "a:1:2", "standaloneEnabled": "false", "initLimit": "1", "syncLimit": "1"}
+    Path("data").mkdir()
+    Path("data/myid").write_text("1")
+    member = load_config(None, list(servers.items()), {})
     for key in KEYS:
+        if key.effect is Effect.ENSEMBLE and key.field and key.default:
+            assert key.read(key.default) == operator.attrgetter(key.field)(member), key.name
+            continue
         # Directories, the address and the session timeouts have a default in words.
         if key.field and key.default and "default" not in key.text and key.default.split()[0].isalnum():
             if key.name in ("dataDir", "dataLogDir", "clientPortAddress", "secureClientPortAddress"):

@@ -1,0 +1,598 @@
+"""One server of an ensemble: drives the broadcast, and gives the write path its place in it.
+
+    peers (sockets) --> frames --+--> zab core: who leads, which batches, what is committed
+                                 +--> pipeline (leading): requests that followers forward
+                                 +--> following: the leader's answers to them
+    log (its thread) -> durable --> core.persisted, pipeline.durable
+    core.take() -> promises to the disk, messages to peers, batches to the log, roles
+
+Everything happens on the event loop, in *turns*: something arrives, the core is told, its actions are carried out in
+their order, what is committed and durable here is applied, and at the end of the turn each peer gets one write.
+
+Only what is committed is applied, so the tree never has to forget anything. After a start the log may hold more than
+is known to be committed; that waits, in ``history``, until a leader says how far it is.
+
+A server that knows no leader keeps its clients, paused, for a moment: after most changes of the leader they go on
+where they were, but for those that wait for an answer. Their connections are closed: whether what they asked for
+happened is for them to find out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from fastzk._log import Batch, LogFailed
+from fastzk.server._apply import membership_text
+from fastzk.server._connection import Service
+from fastzk.server._following import Following
+from fastzk.server._line import Line
+from fastzk.server._pipeline import Pipeline
+from fastzk.server.ensemble_config import EnsembleConfig
+from fastzk.server.epochs import EpochFile
+from fastzk.server.peers import Peers
+from fastzk.server.reconfig import CONFIG_PATH
+from fastzk.server.recovery import Recovered
+from fastzk.server.store import META_CHECKPOINT_ZXID, META_SESSION_SECRET, pack_int
+from fastzk.server.transfer import HOLD_SECONDS, StateReceiver, StateSender, install
+from fastzk.server.zab.actions import (
+    Action,
+    Confirmed,
+    Follow,
+    Lead,
+    Log,
+    Look,
+    ReceiveState,
+    Reconfigured,
+    Rolled,
+    Save,
+    Send,
+    SendState,
+    Truncate,
+)
+from fastzk.server.zab.core import Core
+from fastzk.server.zab.messages import LAST_TYPE, Message, NewLeader, Proposal, decode, encode
+from fastzk.server.zab.quorum import Membership
+from fastzk.server.zab.role import InvariantViolation, Timing
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks at the clock: while nobody leads, and otherwise.
+LOOKING_TICK: Final = 0.005
+TICK: Final = 0.05
+#: Batches whose digest is remembered, to be compared with the leader's.
+DIGESTS_KEPT: Final = 4096
+#: Bytes of committed batches applied before the loop serves somebody else.
+APPLY_BYTES: Final = 1 << 20
+
+# What servers say to one another besides the broadcast's messages.
+FORWARD: Final = 0x40  # follower -> leader: requests of its clients
+OUTCOME: Final = 0x41  # leader -> follower: what becomes of them
+HEARD: Final = 0x42  # follower -> leader: sessions it heard of
+MOVED: Final = 0x43  # leader -> follower: this session goes on elsewhere
+STATE: Final = 0x44  # leader -> follower: a part of a full state
+DIGEST: Final = 0x45  # leader -> follower: the digest of the tree at a zxid
+SECRET: Final = 0x46  # leader -> follower: the key of the sessions' passwords
+assert LAST_TYPE < FORWARD
+
+_MOVED = struct.Struct("<Bq")
+_DIGEST = struct.Struct("<BqQ")
+
+
+class Ensemble:
+    """This server's part in the ensemble.
+
+    Everything it is given belongs to the event loop's thread. ``recovered`` has the state, ``pipeline`` and
+    ``following`` are the two ways of a write. ``on_role`` is told when this server begins to serve clients (with True
+    if it leads), and when it stops to (None). ``on_restart`` has the server begin anew from its data directory, which
+    a full state has replaced; ``on_failure`` ends it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        config: EnsembleConfig,
+        recovered: Recovered,
+        *,
+        epochs: EpochFile,
+        service: Service,
+        pipeline: Pipeline,
+        following: Following,
+        state: Path,
+        listener: socket.socket | None,
+        on_role: Callable[[bool | None], object],
+        on_installed: Callable[[], object],
+        on_failure: Callable[[BaseException], object],
+    ) -> None:
+        self._loop = loop
+        self._id = config.my_id
+        self._epochs = epochs
+        self._history = recovered.history
+        self._log = recovered.log
+        self._tree = recovered.tree
+        self._applier = recovered.applier
+        self._sessions = recovered.sessions
+        self._service = service
+        self._clients = service.clients
+        self._pipeline = pipeline
+        self._following = following
+        self._store = recovered.store
+        self._state = state
+        self._senders: dict[int, StateSender] = {}
+        #: Of each follower that was sent a full state: what it needs of the log, and until when (monotonic).
+        self._holds: dict[int, tuple[int, float]] = {}
+        self._receiver: StateReceiver | None = None
+        self._on_role = on_role
+        self._on_installed = on_installed
+        self._on_failure = on_failure
+        self._scheduled = False
+        self._stopped = False
+        #: What clients are served as: True leading, False following, None not at all.
+        self._serving: bool | None = None
+        #: Everything up to here was given to be applied.
+        self._handed = self._applier.zxid
+        self._heard_since = time.monotonic_ns()
+        self._digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)
+        #: What the leader said of a zxid that this server has not applied yet.
+        self._expected: tuple[int, int] | None = None
+        self._opened = 0
+        self.core = Core(
+            config.my_id,
+            _current_membership(config, recovered),
+            recovered.history,
+            commit=self._applier.zxid,
+            promise=epochs.load(),
+            pending=_pending_membership(recovered),
+            inspect=_membership_in,
+            timing=Timing(
+                heartbeat=max(config.tick_time_ms // 4, 10),
+                sync_limit=config.sync_limit_ms,
+                init_limit=config.init_limit_ms,
+            ),
+            random=Random(),
+            now_ms=_now_ms(),
+        )
+        self._peers = Peers(
+            loop,
+            config.my_id,
+            listener,
+            on_frame=self._frame,
+            on_connected=self._connected,
+            on_disconnected=self._disconnected,
+            on_failure=on_failure,
+            secret=config.quorum_secret,
+            keep_alive_ms=max(min(config.sync_limit_ms // 4, 500), 10),
+            silence_ms=config.sync_limit_ms,
+        )
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Look for the others. Clients are not served until there is a leader."""
+        pipeline = self._pipeline
+        pipeline.on_submit = self._submitted
+        pipeline.confirm = self._confirm
+        pipeline.send_outcome = self._send_outcome
+        pipeline.on_claim = self._claimed
+        self._following.send_forward = self._send_forward
+        self._service.suspend("start")
+        self._pipeline.close("start")
+        self._loop.add_reader(self._log.event_fd, self._logged)
+        self._peers.set_members(_places(self.core.membership, self._id))
+        self._peers.start()
+        self._tick()
+
+    def stop(self) -> None:
+        """Take no part any more; the log goes on until it is closed."""
+        if not self._stopped:
+            self._stopped = True
+            self._loop.remove_reader(self._log.event_fd)
+            self._abandon_transfers()
+            self._peers.close()
+
+    async def wait_stopped(self) -> None:
+        """Until the connections to the other servers are closed."""
+        await self._peers.wait_closed()
+
+    @property
+    def serving(self) -> bool | None:
+        """True: as the leader, False: as a follower; None: clients are not served now."""
+        return self._serving
+
+    @property
+    def mode(self) -> str:
+        """What four-letter words call this server: leader, follower, observer or looking."""
+        if self.core.leading is not None:
+            return "leader"
+        if self.core.following is None:
+            return "looking"
+        return "follower" if self.core.voter else "observer"
+
+    # -- what happens: each of these ends with a turn ----------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self._stopped:
+            return
+        self._guarded(self.core.tick, _now_ms())
+        self._loop.call_later(LOOKING_TICK if self.core.leader is None else TICK, self._tick)
+
+    def _connected(self, peer: int) -> None:
+        self._guarded(self.core.connected, peer)
+
+    def _disconnected(self, peer: int, reason: str) -> None:
+        sender = self._senders.pop(peer, None)
+        if sender is not None:
+            sender.close()
+        self._pipeline.forget(peer)
+        self._guarded(self.core.disconnected, peer)
+
+    def _frame(self, peer: int, body: memoryview) -> None:
+        if self._stopped or not body:
+            return
+        try:
+            self.core.tick(_now_ms())  # what comes after a long pause finds the clock set
+            if body[0] <= LAST_TYPE:
+                self.core.step(peer, decode(body))
+            else:
+                self._talk(peer, body[0], body)
+        except (ValueError, struct.error) as error:
+            logger.warning("connection to a server closed server=%d reason=%s", peer, error)
+            self._peers.drop(peer, str(error))
+        except Exception as error:
+            self._on_failure(error)
+        else:
+            self._schedule()
+
+    def _logged(self) -> None:
+        """The log's eventfd rang."""
+        self._guarded(self._take_done)
+
+    def _take_done(self) -> None:
+        _, refused = self._log.take_done()
+        if refused:
+            # A follower that cannot write is of no use to the others, a leader is in the way of a better one.
+            raise LogFailed(self._log.errno or errno.ENOSPC, f"writing the transaction log in {self._log.directory}")
+        self.core.persisted(self._log.durable_zxid)
+        if self.core.leading is not None:
+            self._pipeline.durable_to(self._log.durable_zxid)
+
+    def _guarded(self, what: Callable[..., object], *arguments: object) -> None:
+        if self._stopped:
+            return
+        try:
+            what(*arguments)
+        except Exception as error:
+            self._on_failure(error)
+        else:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    # -- a turn ------------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._stopped:
+            return
+        try:
+            while todo := self.core.take():
+                for action in todo:
+                    self._act(action)
+            self._apply()
+            self._begin_to_serve()
+            self._clients.flush_all()
+        except Exception as error:
+            self._on_failure(error)
+
+    def _act(self, action: Action) -> None:
+        match action:
+            case Send(to, message):
+                self._send(to, message)
+            case Log(proposal):
+                batch = Batch()
+                batch.adopt(proposal.first_zxid, proposal.last_zxid, proposal.count, proposal.payload)
+                self._log.submit(batch)
+            case Confirmed(number):
+                self._pipeline.confirmed_to(number)
+            case Save(epoch, candidate):
+                self._epochs.save(epoch, candidate)
+            case Truncate(zxid):
+                self._truncate(zxid)
+            case Lead(epoch):
+                logger.info("leading epoch=%d zxid=0x%x", epoch, self._history.last_zxid)
+                self._open(epoch, self._pipeline.begin)
+            case Rolled(epoch):
+                logger.info("leading on in a later epoch epoch=%d", epoch)
+                self._open(epoch, self._pipeline.roll_epoch)
+            case Follow(leader, epoch):
+                logger.info("following leader=%d epoch=%d zxid=0x%x", leader, epoch, self._history.last_zxid)
+            case Look(reason):
+                self._lost(reason)
+            case SendState(to, stream):
+                self._send_state(to, stream)
+            case ReceiveState(leader, stream):
+                logger.info("receiving the full state from=%d", leader)
+                self._receiver = StateReceiver(self._state, stream)
+            case Reconfigured(membership):
+                self._reconfigured(membership)
+
+    def _send(self, to: int, message: Message) -> None:
+        if isinstance(message, NewLeader):
+            self._peers.send(to, bytes([SECRET]), self._sessions.secret)
+        head, payload = encode(message)
+        if payload:
+            self._peers.send(to, head, payload)
+        else:
+            self._peers.send(to, head)
+
+    def _truncate(self, zxid: int) -> None:
+        """Drop a tail of the log that the leader does not have. Waits for the disk: nobody is served meanwhile."""
+        while self._log.pending:
+            select.select([self._log.event_fd], [], [])
+            self._take_done()
+        logger.warning("dropping what was never committed after=0x%x to=0x%x", zxid, self._log.last_zxid)
+        self._log.truncate(zxid)
+
+    # -- applying ----------------------------------------------------------------------------------------------------
+
+    def _apply(self) -> None:
+        """Apply what is committed and on this server's disk, a slice of it at a time."""
+        core = self.core
+        limit = min(core.commit, core.durable)
+        if self._handed < limit:
+            self._apply_history(limit)
+        if core.leading is not None and self._applier.zxid < limit:
+            self._pipeline.commit_to(limit)
+            self._handed = max(self._handed, self._applier.zxid)
+
+    def _apply_history(self, limit: int) -> None:
+        """Hand on the batches that this server's own pipeline did not make."""
+        leading = self.core.leading
+        if leading is not None:
+            limit = min(limit, self._opened - 1)
+        if self._handed >= limit:
+            return
+        for proposal in self._history.after(self._handed, APPLY_BYTES):
+            if proposal.last_zxid > limit:
+                return
+            if self.core.following is not None:
+                self._following.committed(proposal.payload)
+            else:
+                self._pipeline.catch_up(proposal.payload)
+            self._handed = proposal.last_zxid
+            if self._applier.zxid == self._handed:
+                self._digests.append((self._handed, self._tree.digest))
+        self._schedule()  # there may be more
+
+    def _begin_to_serve(self) -> None:
+        """Serve clients as soon as this server has everything that was committed when it took its role."""
+        if self._serving is not None:
+            return
+        leading, following = self.core.leading, self.core.following
+        if leading is not None:
+            if not leading.established or self._applier.zxid < self._opened:
+                return
+            self._sessions.renew()  # the time without a leader does not count
+            for server in self._pipeline.lead(self._id, [session.id for session in self._sessions]):
+                self._peers.drop(server, "its requests came before this server could take them")
+            self._serve(True, self._pipeline)
+        elif following is not None and following.synced and self._applier.zxid >= following.serve_from:
+            self._following.follow()
+            self._serve(False, self._following)
+
+    def _serve(self, leading: bool, line: Line) -> None:
+        self._serving = leading
+        logger.info("serving as=%s zxid=0x%x", self.mode, self._applier.zxid)
+        self._service.serve(line)
+        self._on_role(leading)
+
+    def _lost(self, reason: str) -> None:
+        """Neither leading nor following any more."""
+        logger.warning("looking for a leader reason=%s", reason)
+        self._service.suspend(reason)
+        self._pipeline.close(reason)
+        self._following.close(reason)
+        self._abandon_transfers()
+        self._handed = self._applier.zxid
+        if self._serving is not None:
+            self._serving = None
+            self._on_role(None)
+
+    def _reconfigured(self, membership: Membership) -> None:
+        logger.info("membership version=%x servers=%s", membership.version, sorted(membership.members))
+        self._peers.set_members(_places(membership, self._id))
+
+    # -- the write path's side ---------------------------------------------------------------------------------------
+
+    def _open(self, epoch: int, begin: Callable[[int], int]) -> None:
+        self._opened = begin(epoch)
+
+    def _submitted(self, batch: Batch) -> None:
+        """The pipeline has given a batch to the log: broadcast it."""
+        self.core.propose(Proposal(batch.first_zxid, batch.last_zxid, batch.count, batch.payload()))
+        self._schedule()
+
+    def _confirm(self) -> int:
+        self._schedule()
+        return self.core.confirm()
+
+    def _send_forward(self, frame: bytes) -> None:
+        leader = self.core.leader
+        if leader is not None:
+            self._peers.send(leader, bytes([FORWARD]), frame)
+
+    def _send_outcome(self, server: int, frame: bytes) -> None:
+        self._peers.send(server, bytes([OUTCOME]), frame)
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def _claimed(self, session: int, server: int, timeout_ms: int) -> None:
+        """A session's client has connected to `server`: its connections elsewhere are over."""
+        self._sessions.claimed(session, timeout_ms)
+        if server != self._id:
+            self._sessions.moved(session)
+        moved = _MOVED.pack(MOVED, session)
+        for peer in self.core.peers - {server}:
+            self._peers.send(peer, moved)
+
+    def report(self) -> None:
+        """Tell the leader which sessions were heard of, the followers the tree's digest. A few times in a tick."""
+        if self._serving:
+            digest = _DIGEST.pack(DIGEST, self._applier.zxid, self._tree.digest)
+            for peer in self.core.peers:
+                self._peers.send(peer, digest)
+        elif self._serving is False:
+            since, self._heard_since = self._heard_since, time.monotonic_ns()
+            heard = self._sessions.heard_since(since)
+            leader = self.core.leader
+            if heard and leader is not None:
+                self._peers.send(leader, struct.pack(f"<B{len(heard)}q", HEARD, *heard))
+
+    # -- what servers say besides the broadcast ------------------------------------------------------------------------
+
+    def _talk(self, peer: int, kind: int, body: memoryview) -> None:
+        if kind == FORWARD:
+            if self.core.leading is not None and not self._pipeline.forwarded(peer, body[1:]):
+                raise ValueError("requests are missing")
+        elif kind == HEARD:
+            if self._serving:
+                for (session,) in struct.iter_unpack("<q", body[1:]):
+                    self._sessions.heard(session)
+        elif kind == SECRET:
+            if self.core.leading is None:
+                self._adopt_secret(bytes(body[1:]))
+        elif peer != self.core.leader:
+            return  # it leads no more, or not yet, as far as this server knows
+        elif kind == OUTCOME:
+            self._following.outcome(body[1:])
+        elif kind == MOVED:
+            self._sessions.moved(_MOVED.unpack(body)[1])
+        elif kind == STATE:
+            self._state_came(body[1:])
+        elif kind == DIGEST:
+            self._compare(*_DIGEST.unpack(body)[1:])
+        else:
+            raise ValueError(f"a frame of the unknown kind 0x{kind:x}")
+
+    # -- full states -------------------------------------------------------------------------------------------------
+
+    def _send_state(self, to: int, stream: int) -> None:
+        former = self._senders.pop(to, None)
+        if former is not None:
+            former.close()
+
+        def send(*buffers: bytes) -> None:
+            self._peers.send(to, bytes([STATE]), *buffers)
+
+        def done(ok: bool) -> None:
+            self._senders.pop(to, None)
+            self._holds[to] = (sender.zxid, time.monotonic() + HOLD_SECONDS)
+            leading = self.core.leading
+            if leading is not None:
+                self._guarded(leading.state_sent, to, stream, ok)
+
+        sender = StateSender(
+            self._loop, self._store, stream, send=send, pending=lambda: self._peers.pending(to), done=done
+        )
+        self._senders[to] = sender
+        logger.info("sending the full state to=%d zxid=0x%x", to, sender.zxid)
+
+    def _state_came(self, body: memoryview) -> None:
+        """A part of the full state."""
+        following, receiver = self.core.following, self._receiver
+        (stream,) = struct.unpack_from("<q", body)
+        if following is None or receiver is None or receiver.stream != stream or following.stream != stream:
+            return
+        following.heard()
+        if receiver.take(body[8:]):
+            logger.info("full state received zxid=0x%x", receiver.zxid)
+            self._receiver = None
+            install(self._state)
+            self._on_installed()
+
+    def _abandon_transfers(self) -> None:
+        for sender in self._senders.values():
+            sender.close()
+        self._senders.clear()
+        if self._receiver is not None:
+            self._receiver.close()
+            self._receiver = None
+
+    def purgeable(self, covered_zxid: int) -> int:
+        """Up to where the log may be purged when a checkpoint covers `covered_zxid`: others may need what is behind."""
+        now = time.monotonic()
+        self._holds = {peer: hold for peer, hold in self._holds.items() if hold[1] > now}
+        needed = [sender.zxid for sender in self._senders.values()] + [zxid for zxid, _ in self._holds.values()]
+        return min([covered_zxid, *needed])
+
+    def purged(self) -> None:
+        """The log was purged."""
+        first = self._log.segments[0].first_zxid
+        self._history.trim(max(self._history.floor(first - 1), self._history.base_zxid))
+
+    def _adopt_secret(self, secret: bytes) -> None:
+        """Sessions have one key in the whole ensemble, that of its first leader."""
+        if secret == self._sessions.secret:
+            return
+        self._store.write(
+            (), {META_SESSION_SECRET: secret, META_CHECKPOINT_ZXID: pack_int(self._store.checkpoint_zxid)}
+        )
+        self._sessions.secret = secret
+
+    # -- the tree's digests ---------------------------------------------------------------------------------------------
+
+    def _compare(self, zxid: int, digest: int) -> None:
+        """The leader had this digest at `zxid`."""
+        if zxid > self._applier.zxid:
+            return  # a later one will do
+        for known, own in reversed(self._digests):
+            if known <= zxid:
+                if known == zxid and own != digest:
+                    self._diverged(zxid, own, digest)
+                return
+
+    def _diverged(self, zxid: int, own: int, leaders: int) -> None:
+        raise InvariantViolation(f"at zxid 0x{zxid:x} the tree's digest is {own:x}, the leader's {leaders:x}")
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _membership_in(proposal: Proposal) -> Membership | None:
+    text = membership_text(proposal.payload)
+    return None if text is None else Membership.parse(text.decode())
+
+
+def _current_membership(config: EnsembleConfig, recovered: Recovered) -> Membership:
+    """The membership that is committed as far as this server knows: that of the files until there is another."""
+    text = recovered.tree.data(CONFIG_PATH.encode())
+    return Membership.parse(text.decode()) if text else config.membership
+
+
+def _pending_membership(recovered: Recovered) -> tuple[int, Membership] | None:
+    """The last membership in the log behind what is known to be committed."""
+    if not recovered.memberships:
+        return None
+    zxid, text = recovered.memberships[-1]
+    return zxid, Membership.parse(text.decode())
+
+
+def _places(membership: Membership, my_id: int) -> dict[int, tuple[str, int]]:
+    """Where the other servers are."""
+    return {
+        member.id: (member.host, member.quorum_port) for member in membership.members.values() if member.id != my_id
+    }

@@ -1,0 +1,394 @@
+"""The leader's role: bring the followers in line, send batches, count acknowledgments, commit.
+
+For each server that is connected there is a ``Progress``::
+
+    GREETED  -> MATCHING -> STREAMING             batches, as many under way as the window allows
+             -> INSTALLING (a full state) -> GREETED
+
+What was acknowledged in one stream does not count in the next until it is acknowledged again: a server that comes
+back says itself what it has.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from fastzk.server.zab.actions import Confirmed, Lead, Rolled, SendState
+from fastzk.server.zab.messages import (
+    Ack,
+    Append,
+    Canvass,
+    Commit,
+    Heartbeat,
+    HeartbeatAck,
+    Install,
+    Match,
+    Message,
+    NewLeader,
+    Position,
+    Promise,
+    Proposal,
+    Resync,
+    Sync,
+    opening_zxid,
+)
+from fastzk.server.zab.role import Role, require
+
+if TYPE_CHECKING:
+    from fastzk.server.zab.core import Core
+
+#: Bytes of batches that may be on their way to one follower.
+WINDOW_BYTES: Final = 16 << 20
+#: Bytes that are read from the history at a time.
+PIECE_BYTES: Final = 1 << 20
+
+
+class Phase(enum.Enum):
+    """What the leader is about to do with a follower."""
+
+    GREETED = enum.auto()
+    MATCHING = enum.auto()
+    INSTALLING = enum.auto()
+    STREAMING = enum.auto()
+
+
+class Progress:
+    """One follower as the leader knows it."""
+
+    __slots__ = ("acked", "began", "commit_told", "heard", "in_flight", "in_flight_bytes", "phase", "round", "sent",
+                 "stream")  # fmt: skip
+
+    def __init__(self, stream: int, now: int) -> None:
+        self.stream = stream
+        self.phase = Phase.GREETED
+        #: The last zxid sent, and the last one known to be on its disk.
+        self.sent = 0
+        self.acked = 0
+        self.commit_told = 0
+        #: The last round of heartbeats that it answered.
+        self.round = 0
+        self.heard = now
+        #: When this stream, or the oldest batch that is not acknowledged, began to wait.
+        self.began = now
+        #: (last zxid, bytes) of batches that it has not acknowledged.
+        self.in_flight: deque[tuple[int, int]] = deque()
+        self.in_flight_bytes = 0
+
+
+class Leading(Role):
+    """This server leads `epoch`."""
+
+    def __init__(self, core: Core, epoch: int) -> None:
+        super().__init__(core)
+        self.epoch = self._first_epoch = epoch
+        self.progress: dict[int, Progress] = {}
+        self.round = 0
+        self._confirmed = 0
+        #: Streams are numbered on from here, so that no two of this server's have the same number.
+        self._streams = epoch << 32
+        self._beat_at = core.now
+        self._contact = core.now
+        #: The later epoch that this leader wants for itself, and who promised it.
+        self._rolling = 0
+        self._promises: set[int] = set()
+
+    # -- what the owner looks at ----------------------------------------------------------------------------------
+
+    @property
+    def opening(self) -> int:
+        """The zxid that has to be committed before anything may be, and before clients are served."""
+        return opening_zxid(self.epoch)
+
+    @property
+    def established(self) -> bool:
+        """Whether this epoch's opening is committed."""
+        return self.core.commit >= self.opening
+
+    @property
+    def synced(self) -> set[int]:
+        """The servers that take batches as they are made, this one included."""
+        return {self.core.id} | {peer for peer, progress in self.progress.items() if progress.phase is Phase.STREAMING}
+
+    @property
+    def live_leader(self) -> int | None:
+        """This server, as long as it hears a quorum."""
+        return self.core.id if self._in_contact() else None
+
+    # -- the role -------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Tell everybody."""
+        self.core.act(Lead(self.epoch))
+        for peer in sorted(self.core.peers):
+            self._greet(peer)
+
+    def connected(self, peer: int) -> None:
+        """Find out what it has."""
+        self._greet(peer)
+
+    def disconnected(self, peer: int) -> None:
+        """What it has is not known any more."""
+        self.progress.pop(peer, None)
+
+    def tick(self) -> None:
+        """Heartbeats; give up if too few answer."""
+        core = self.core
+        if not self._in_contact():
+            core.look(f"no quorum was heard for {core.timing.sync_limit} ms")
+            return
+        if core.now < self._beat_at:
+            return
+        self._beat_at = core.now + core.timing.heartbeat
+        self._beat(core.peers)
+        if self._rolling:
+            self._ask_to_roll()
+        for peer, progress in sorted(self.progress.items()):
+            if progress.phase in (Phase.GREETED, Phase.MATCHING):
+                lost = core.now - progress.began > core.timing.heartbeat * 2
+            elif progress.phase is Phase.STREAMING:
+                since = progress.began if progress.in_flight else progress.heard
+                lost = core.now - since > core.timing.sync_limit
+            else:
+                lost = False
+            if lost:
+                self._greet(peer)  # something was lost on the way, or it has given this leader up
+
+    def step(self, sender: int, message: Message) -> None:
+        """An answer of a follower."""
+        core = self.core
+        if isinstance(message, Promise):
+            self._promised(sender, message)
+            return
+        progress = self.progress.get(sender)
+        if progress is None or not self._first_epoch <= message.epoch <= self.epoch:
+            return  # or it was said to this server when it led before
+        if isinstance(message, HeartbeatAck):
+            self._heartbeat_answered(sender, progress, message)
+            return
+        if not isinstance(message, Position | Ack | Resync) or message.stream != progress.stream:
+            return
+        progress.heard = core.now
+        if isinstance(message, Ack):
+            self._acknowledged(sender, progress, message.zxid)
+        elif isinstance(message, Resync):
+            self._greet(sender)
+        elif progress.phase is not Phase.STREAMING:
+            self._positioned(sender, progress, message.zxid)
+
+    def sought(self, peer: int) -> None:
+        """A server that was taken for a follower looks for a leader: it has given this one up."""
+        progress = self.progress.get(peer)
+        if progress is not None and progress.phase in (Phase.STREAMING, Phase.INSTALLING):
+            self._greet(peer)
+
+    def propose(self, proposal: Proposal) -> None:
+        """Broadcast a batch of this epoch."""
+        core = self.core
+        require(proposal.epoch == self.epoch, f"a batch of epoch {proposal.epoch} is proposed in epoch {self.epoch}")
+        previous = core.history.last_zxid
+        core.appended(proposal)
+        for peer, progress in self.progress.items():
+            if (
+                progress.phase is Phase.STREAMING
+                and progress.sent == previous
+                and progress.in_flight_bytes < WINDOW_BYTES
+            ):
+                self._append(peer, progress, proposal)
+
+    def persisted(self) -> None:
+        """This server's own disk counts like any other."""
+        self._count()
+
+    def settle(self) -> None:
+        """Tell the commit point to those whom no batch told it in this turn."""
+        commit = self.core.commit
+        for peer, progress in self.progress.items():
+            told = min(commit, progress.sent)
+            if progress.phase is Phase.STREAMING and progress.commit_told < told:
+                progress.commit_told = told
+                self.core.send(peer, Commit(self.epoch, progress.stream, commit))
+
+    # -- synchronisation ------------------------------------------------------------------------------------------
+
+    def state_sent(self, peer: int, stream: int, ok: bool) -> None:
+        """The full state was sent, or could not be: then begin anew."""
+        progress = self.progress.get(peer)
+        if progress is None or progress.stream != stream or progress.phase is not Phase.INSTALLING:
+            return
+        progress.began = self.core.now
+        if ok:
+            progress.phase = Phase.GREETED  # it says where it is once it has installed it
+            progress.began += self.core.timing.init_limit
+        else:
+            self._greet(peer)
+
+    def _greet(self, peer: int) -> None:
+        self._streams += 1
+        before = self.progress.get(peer)
+        progress = self.progress[peer] = Progress(self._streams, self.core.now)
+        if before is not None:
+            progress.heard, progress.round = before.heard, before.round
+        self.core.send(peer, NewLeader(self.epoch, progress.stream, self.core.commit))
+
+    def _positioned(self, peer: int, progress: Progress, zxid: int) -> None:
+        """Find the last common batch end, or see that there is none that could be used."""
+        core = self.core
+        if progress.phase is Phase.INSTALLING:
+            return
+        progress.began = core.now
+        shared = core.history.floor(zxid) if zxid >= 0 else -1
+        if shared < 0:
+            progress.phase = Phase.INSTALLING
+            core.send(peer, Install(self.epoch, progress.stream))
+            core.act(SendState(peer, progress.stream))
+        elif shared != zxid:
+            progress.phase = Phase.MATCHING
+            core.send(peer, Match(self.epoch, progress.stream, shared))
+        else:
+            progress.phase = Phase.STREAMING
+            progress.sent = zxid
+            core.send(peer, Sync(self.epoch, progress.stream, zxid))
+            self._pump(peer, progress)
+
+    def _pump(self, peer: int, progress: Progress) -> None:
+        """Send what it lacks, as far as the window allows."""
+        history = self.core.history
+        while progress.sent < history.last_zxid and progress.in_flight_bytes < WINDOW_BYTES:
+            if history.floor(progress.sent) != progress.sent:
+                self._greet(peer)  # the log was purged meanwhile
+                return
+            for proposal in history.after(progress.sent, PIECE_BYTES):
+                self._append(peer, progress, proposal)
+
+    def _append(self, peer: int, progress: Progress, proposal: Proposal) -> None:
+        core = self.core
+        if not progress.in_flight:
+            progress.began = core.now
+        core.send(peer, Append(self.epoch, progress.stream, progress.sent, core.commit, proposal))
+        progress.sent = proposal.last_zxid
+        progress.commit_told = min(core.commit, progress.sent)
+        size = len(proposal.payload)
+        progress.in_flight.append((proposal.last_zxid, size))
+        progress.in_flight_bytes += size
+
+    # -- counting -------------------------------------------------------------------------------------------------
+
+    def _acknowledged(self, peer: int, progress: Progress, zxid: int) -> None:
+        if progress.phase is not Phase.STREAMING or zxid <= progress.acked:
+            return
+        require(zxid <= progress.sent, f"server {peer} acknowledges 0x{zxid:x}, sent was 0x{progress.sent:x}")
+        progress.acked = zxid
+        progress.began = self.core.now
+        while progress.in_flight and progress.in_flight[0][0] <= zxid:
+            progress.in_flight_bytes -= progress.in_flight.popleft()[1]
+        self._count()
+        if self.core.role is self and progress.sent < self.core.history.last_zxid:
+            self._pump(peer, progress)
+
+    def _count(self) -> None:
+        """Move the commit point to the last zxid of this epoch that a quorum has on its disks."""
+        core = self.core
+        while self._move():
+            pass  # a new membership may have been committed by that, and its quorum may have more
+        self._confirm()
+        if self.established and core.id not in core.voters:
+            self.settle()
+            core.look("the committed membership has this server vote no more")
+
+    def _move(self) -> bool:
+        """Move the commit point as far as the membership allows that is in force; whether another one is now."""
+        core = self.core
+        voters, pending = core.voters, core.pending
+        acked = {peer: progress.acked for peer, progress in self.progress.items() if peer in voters}
+        if core.id in voters:
+            acked[core.id] = core.durable
+        floor = max(core.commit + 1, self.opening)
+        for zxid in sorted({each for each in acked.values() if each >= floor}, reverse=True):
+            if core.quorum.reached({peer for peer, each in acked.items() if each >= zxid}):
+                core.advance(zxid)
+                break
+        return core.pending is not pending
+
+    def _heartbeat_answered(self, peer: int, progress: Progress, message: HeartbeatAck) -> None:
+        core = self.core
+        if message.promised > max(self.epoch, self._rolling):
+            if peer in core.voters:
+                core.look(f"server {peer} has promised epoch {message.promised}")
+            return
+        if message.promised > self.epoch:
+            return  # what this leader wants to roll over to: it promises that in its own way
+        progress.heard = core.now
+        if message.epoch == self.epoch and message.round > progress.round:
+            progress.round = message.round
+            self._confirm()
+
+    # -- leadership -----------------------------------------------------------------------------------------------
+
+    def confirm(self) -> int:
+        """Have a quorum confirm that this server leads; the number that ``Confirmed`` will carry."""
+        self.round += 1
+        self._beat(self.core.voters & self.core.peers)
+        self._confirm()
+        return self.round
+
+    def _confirm(self) -> None:
+        core = self.core
+        # Before its first batch is committed a leader may not know all that its predecessors had committed.
+        if self._confirmed == self.round or core.commit < opening_zxid(self._first_epoch):
+            return
+        rounds = {peer: each.round for peer, each in self.progress.items() if peer in core.voters}
+        rounds[core.id] = self.round
+        for number in sorted(set(rounds.values()), reverse=True):
+            if number <= self._confirmed:
+                return
+            if core.quorum.reached({peer for peer, each in rounds.items() if each >= number}):
+                self._confirmed = number
+                core.act(Confirmed(number))
+                return
+
+    def _beat(self, peers: set[int] | frozenset[int]) -> None:
+        for peer in sorted(peers):
+            if peer in self.progress:
+                self.core.send(peer, Heartbeat(self.epoch, self.progress[peer].stream, self.round, self.core.commit))
+
+    def _in_contact(self) -> bool:
+        """Whether a quorum was heard within the limit."""
+        core = self.core
+        oldest = core.now - core.timing.sync_limit
+        heard = {peer for peer, progress in self.progress.items() if progress.heard >= oldest}
+        if core.quorum.reached((heard & core.voters) | {core.id}):
+            self._contact = core.now
+        return core.now - self._contact <= core.timing.sync_limit
+
+    def roll(self) -> None:
+        """Ask for a later epoch while leading on: the counter of this one comes to its end. ``Rolled`` follows."""
+        if not self._rolling:
+            core = self.core
+            self._rolling = core.promised + 1
+            self._promises = {core.id}
+            core.save(self._rolling, core.id)
+            self._ask_to_roll()
+
+    def _ask_to_roll(self) -> None:
+        core = self.core
+        for voter in sorted((core.voters & core.peers) - self._promises):
+            core.send(voter, Canvass(self._rolling, core.history.last_zxid))
+        self._rolled()
+
+    def _promised(self, sender: int, message: Promise) -> None:
+        core = self.core
+        if not self._rolling or message.epoch != self._rolling:
+            return
+        if not message.granted:
+            if message.promised > self._rolling and sender in core.voters:
+                core.look(f"server {sender} has promised epoch {message.promised}")
+            return
+        self._promises.add(sender)
+        self._rolled()
+
+    def _rolled(self) -> None:
+        if self._rolling and self.core.quorum.reached(self._promises):
+            self.epoch, self._rolling = self._rolling, 0
+            self.core.act(Rolled(self.epoch))

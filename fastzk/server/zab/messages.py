@@ -1,0 +1,286 @@
+"""What servers say to one another about leadership and history, and how that travels.
+
+Every message carries the epoch in which it was said. Those from leader to follower and back also carry a *stream*:
+the number of one attempt of the leader to bring one follower up to date, which that server never uses again. A message
+of an earlier stream is ignored, so that nothing delayed, repeated or overtaken on its way can be mistaken for news.
+
+=============  ==================  ===================================================================================
+message        from -> to          says
+=============  ==================  ===================================================================================
+Probe          candidate -> voter  would you promise me a new epoch? (changes nothing)
+ProbeReply     voter -> candidate  yes, or why not
+Canvass        candidate -> voter  promise me `epoch`: follow nobody of an earlier one
+Promise        voter -> candidate  promised (durably), or not
+NewLeader      leader -> anybody   I lead `epoch`; where does your history end?
+Position       follower -> leader  the last batch end that I have at or below what you named (at first: my last one)
+Match          leader -> follower  I do not have that one; do you have this?
+Sync           leader -> follower  we share everything up to here: drop what is behind it, batches follow
+Install        leader -> follower  my log does not reach back to you: a full state follows
+Append         leader -> follower  the next batch
+Ack            follower -> leader  everything up to here is on my disk
+Commit         leader -> follower  everything up to here is committed
+Heartbeat      leader -> follower  I still lead; with a number to answer
+HeartbeatAck   follower -> leader  the number, as long as nobody else was promised a later epoch
+Resync         follower -> leader  something is missing: begin a new stream
+=============  ==================  ===================================================================================
+
+Bytes: a type byte and little-endian fields; an Append is followed by its batch's payload.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import ClassVar, Final, TypeAlias, get_args
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A batch of transactions: the unit of logging, sending, acknowledging and committing. Never split or merged.
+
+    ``payload`` is what the log keeps: each transaction behind its length.
+    """
+
+    first_zxid: int
+    last_zxid: int
+    count: int
+    payload: bytes
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of all of its transactions."""
+        return self.first_zxid >> 32
+
+
+def opening_zxid(epoch: int) -> int:
+    """The zxid of the first transaction of an epoch, which changes nothing."""
+    return epoch << 32 | 1
+
+
+def follows(before: int, after: int) -> bool:
+    """Whether `after` may be the next zxid behind `before`: the next number, or the first one of a later epoch."""
+    if after >> 32 == before >> 32:
+        return after == before + 1
+    return after > before and after & 0xFFFFFFFF == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Would you promise me `epoch`? `round` names the attempt."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    round: int
+    last_zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReply:
+    """`epoch` is the one the voter has promised; `leader` the live leader it hears, -1 if none."""
+
+    layout: ClassVar[str] = "qq?qq"
+    epoch: int
+    round: int
+    granted: bool
+    last_zxid: int
+    leader: int
+
+
+@dataclass(frozen=True, slots=True)
+class Canvass:
+    """Promise me `epoch`. `last_zxid` is where the candidate's history ends."""
+
+    layout: ClassVar[str] = "qq"
+    epoch: int
+    last_zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """`epoch` was asked for; `promised` is the voter's own promise, which is later if it was refused."""
+
+    layout: ClassVar[str] = "qq?"
+    epoch: int
+    promised: int
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewLeader:
+    """I lead `epoch`, and `commit` is committed."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    stream: int
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A batch end of the follower's history; -1: its log does not reach back so far."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    stream: int
+    zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Name your last batch end at or below this one of mine."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    stream: int
+    zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Both histories are the same up to `zxid`."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    stream: int
+    zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """A full state follows."""
+
+    layout: ClassVar[str] = "qq"
+    epoch: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """The batch behind `previous`; `commit` rides along."""
+
+    layout: ClassVar[str] = "qqqqqqI"
+    epoch: int
+    stream: int
+    previous: int
+    commit: int
+    proposal: Proposal
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Everything up to `zxid` is durable at the follower."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    stream: int
+    zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Everything up to `zxid` is committed."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    stream: int
+    zxid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """I lead; `round` is to be answered."""
+
+    layout: ClassVar[str] = "qqqq"
+    epoch: int
+    stream: int
+    round: int
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatAck:
+    """`promised` is later than `epoch` if the follower no longer follows."""
+
+    layout: ClassVar[str] = "qqq"
+    epoch: int
+    round: int
+    promised: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resync:
+    """Begin a new stream."""
+
+    layout: ClassVar[str] = "qq"
+    epoch: int
+    stream: int
+
+
+Message: TypeAlias = (
+    Probe
+    | ProbeReply
+    | Canvass
+    | Promise
+    | NewLeader
+    | Position
+    | Match
+    | Sync
+    | Install
+    | Append
+    | Ack
+    | Commit
+    | Heartbeat
+    | HeartbeatAck
+    | Resync
+)
+
+#: The type byte of a message is its place in this list, from 1 on: add at the end only.
+_TYPES: Final[tuple[type[Message], ...]] = get_args(Message)
+_CODES: Final = {kind: code for code, kind in enumerate(_TYPES, 1)}
+_LAYOUTS: Final = {kind: struct.Struct("<B" + kind.layout) for kind in _TYPES}
+_FIELDS: Final = {kind: attrgetter(*(each.name for each in fields(kind) if each.name != "proposal")) for kind in _TYPES}
+_APPEND: Final = _LAYOUTS[Append]
+#: Type bytes above this one are not for the broadcast: the server's own traffic between servers.
+LAST_TYPE: Final = len(_TYPES)
+
+
+def encode(message: Message) -> tuple[bytes, bytes]:
+    """A message as it travels: its head, and an Append's payload (else nothing) to follow it."""
+    kind = type(message)
+    if isinstance(message, Append):
+        batch = message.proposal
+        head = _APPEND.pack(
+            _CODES[Append],
+            message.epoch,
+            message.stream,
+            message.previous,
+            message.commit,
+            batch.first_zxid,
+            batch.last_zxid,
+            batch.count,
+        )
+        return head, batch.payload
+    return _LAYOUTS[kind].pack(_CODES[kind], *_FIELDS[kind](message)), b""
+
+
+def decode(frame: memoryview) -> Message:
+    """The message in `frame`, which is not referred to afterwards.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not frame or not 1 <= frame[0] <= LAST_TYPE:
+        raise ValueError(f"a message of an unknown type ({frame[0] if frame else 'empty'})")
+    kind = _TYPES[frame[0] - 1]
+    layout = _LAYOUTS[kind]
+    if kind is Append:
+        if len(frame) <= layout.size:
+            raise ValueError("a proposal is cut short")
+        _, epoch, stream, previous, commit, first, last, count = layout.unpack_from(frame)
+        if not (first <= last and count == last - first + 1 and first >> 32 == last >> 32 <= epoch):
+            raise ValueError(f"a proposal of {count} transactions from 0x{first:x} to 0x{last:x}")
+        return Append(epoch, stream, previous, commit, Proposal(first, last, count, bytes(frame[layout.size :])))
+    if len(frame) != layout.size:
+        raise ValueError(f"a {kind.__name__} of {len(frame)} bytes")
+    return kind(*layout.unpack(frame)[1:])
