@@ -2,8 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-cdef enum:
-    LOG_HEADER_BYTES = 72  # in front of every batch's payload, in memory as on disk
+from fastzk._log_reader cimport LOG_HEADER_BYTES
 
 
 cdef struct Rotation:  # the move to a fresh segment, done by the log thread just before the job it hangs on
@@ -34,9 +33,11 @@ cdef class Batch:
     cdef public uint32_t count
     cdef bint submitted  # true from submit() until take_done() hands it back
     cdef Job job
+    cdef readonly int exports  # views of the payload that live: until they are released nothing here may change
 
     cdef uint8_t* reserve(self, size_t n) except NULL
     cdef int clear(self) except -1
+    cdef int writable(self) except -1
 
 
 cdef struct Shared  # what the loop's thread and the log thread have in common
@@ -53,14 +54,13 @@ cdef class TxnLog:
     cdef bint running
     cdef bint closed
     # the end of the log as stamped so far, which runs ahead of what is durable
-    cdef list _segments  # of _Segment, oldest first; the last one is live
+    cdef list _segments  # of Segment, oldest first; the last one is live
     cdef int64_t position  # where the next batch goes in the live segment
     cdef int64_t live_size
     cdef uint64_t live_id
     cdef uint64_t chain  # checksum of the last stamped batch
     cdef int64_t stamped_zxid
     cdef int64_t submitted_zxid  # the held batches included
-    cdef int64_t purged_zxid
     # batches with the log thread, in order: a list through Job.next
     cdef Job* first
     cdef Job* last
@@ -68,8 +68,13 @@ cdef class TxnLog:
     cdef object held  # deque of batches that wait, unstamped, for the next segment
     cdef bint refusing  # refused batches were handed back and that is not acknowledged yet
     cdef object preparer
-    cdef object cursor  # (zxid, segment's name, offset): where read() may go on
     cdef object walk  # the finished walk of recover(), until start() takes it over
+    # reading back
+    cdef object ends  # array('q'): the index that take_index() has not asked for yet
+    cdef bint based  # what a log without segments begins behind is known: `base`
+    cdef int64_t base
+    cdef dict cursors  # zxid at which a reader stopped -> the offset of what follows it in the same segment
+    cdef object holds  # WeakSet of LogHold
 
     cpdef submit(self, Batch batch)
     cpdef tuple take_done(self)

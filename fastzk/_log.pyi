@@ -1,20 +1,22 @@
 """The transaction log; see ``_log.pyx`` for how it works, ``_log.pxd`` for what Cython code may use."""
 
+from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from os import PathLike
-from typing import Final, NamedTuple
+from typing import Final
+from weakref import WeakSet
+
+from fastzk._log_reader import LogCorruption as LogCorruption
+from fastzk._log_reader import LogReport as LogReport
+from fastzk._log_reader import RecoveredBatch as RecoveredBatch
+from fastzk._log_reader import SegmentInfo as SegmentInfo
+from fastzk._log_reader import iter_records as iter_records
+from fastzk._log_reader import scan as scan
+from fastzk._log_reader import txns_of_type as txns_of_type
+from fastzk._log_reader import write_base as write_base
 
 SEGMENT_BYTES: Final[int]
 HEADER_BYTES: Final[int]
-
-class LogCorruption(Exception):
-    """The log on disk is damaged where it once was durable. Nothing was changed."""
-
-    path: str
-    offset: int
-    reason: str
-    def __init__(self, path: str, offset: int, reason: str) -> None: ...
 
 class LogFailed(Exception):
     """The log can make nothing durable any more; the server has to end."""
@@ -23,39 +25,6 @@ class LogFailed(Exception):
     what: str
     def __init__(self, errno: int, what: str) -> None: ...
 
-class RecoveredBatch(NamedTuple):
-    """One verified batch as read back; ``payload`` stays valid for as long as it is referred to."""
-
-    first_zxid: int
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
-    epoch: int
-    payload: memoryview
-    path: str
-    offset: int
-
-class SegmentInfo(NamedTuple):
-    """One segment of the open log; ``last_zxid`` is below ``first_zxid`` while it is empty."""
-
-    path: str
-    first_zxid: int
-    last_zxid: int
-    size: int
-
-@dataclass
-class LogReport:
-    """What ``scan()`` found. ``torn_tail`` is (path, offset). Nothing is wrong if ``corruption`` is None."""
-
-    directory: str
-    store_id: bytes | None = None
-    segments: int = 0
-    batches: int = 0
-    txns: int = 0
-    first_zxid: int = 0
-    last_zxid: int = 0
-    bytes: int = 0
-    torn_tail: tuple[str, int] | None = None
-    corruption: LogCorruption | None = None
-
 class Batch:
     """A contiguous range of transactions on its way into the log."""
 
@@ -63,31 +32,35 @@ class Batch:
     last_zxid: int
     count: int
     @property
+    def exports(self) -> int:
+        """Views of the payload that live. Until all are released the batch cannot change: use another meanwhile."""
+    def adopt(
+        self, first_zxid: int, last_zxid: int, count: int, payload: bytes | bytearray | memoryview
+    ) -> None:
+        """Become the batch that another server made, of which these are the numbers and the bytes.
+
+        Raises ValueError if `payload` is not exactly `count` transactions with the zxids from `first_zxid` to
+        `last_zxid`, all of one epoch; the batch is empty then. RuntimeError and BufferError as for ``reset``.
+        """
+    def payload_view(self) -> memoryview:
+        """The payload without a copy. It keeps the batch as it is until it is released: see ``exports``."""
+    @property
     def nbytes(self) -> int:
         """Payload bytes so far."""
     def append(self, zxid: int, record: bytes | bytearray | memoryview) -> None:
         """Add one transaction. Raises ValueError if `zxid` does not follow the last one."""
-    def adopt(
-        self, first_zxid: int, last_zxid: int, count: int, payload: bytes | bytearray | memoryview
-    ) -> None:
-        """Fill it, while empty, with transactions that another server has put into a batch.
-
-        Raises ValueError if the numbers do not fit each other or the records do not fill `payload`.
-        """
     def reset(self) -> None:
-        """Empty it for reuse. Raises RuntimeError while submitted."""
+        """Empty it for reuse. Raises RuntimeError while submitted, BufferError while a view of it lives."""
     def payload(self) -> bytes:
         """A copy of the payload."""
 
-def iter_records(payload: bytes | bytearray | memoryview) -> Iterator[memoryview]:
-    """The transactions of a batch's `payload`, as views into it. Raises ValueError if it is malformed."""
+class LogHold:
+    """Keeps what follows ``zxid`` in the log: ``purge()`` goes around it until ``release()``, or this is forgotten."""
 
-def scan(directory: str | PathLike[str], store_id: bytes | None = None) -> LogReport:
-    """Read the log in `directory` from end to end and report; changes nothing, never raises for bad content.
-
-    `store_id`: what every segment must carry; None: what the first one does. Raises OSError if the directory
-    cannot be read.
-    """
+    zxid: int
+    def __init__(self, holds: WeakSet[LogHold], zxid: int) -> None: ...
+    def release(self) -> None:
+        """The log may go. Releasing twice is allowed."""
 
 class TxnLog:
     """The transaction log in one directory, which must exist and belong to this process alone.
@@ -115,7 +88,8 @@ class TxnLog:
 
         The first may begin at or before `after_zxid`. All batches are verified, also those not yielded. A
         torn tail ends the iteration in silence; ``start()`` cuts it. Raises LogCorruption for damage, and if
-        transactions are missing behind `after_zxid` (or it lies beyond the end of a log that is not empty).
+        transactions are missing behind `after_zxid`, or it lies beyond the log's end. (Where an empty directory's log
+        ends is not known, unless the file `base` says so.)
         """
     def start(self) -> None:
         """Cut a torn tail, make what is left durable, open for appending.
@@ -126,8 +100,8 @@ class TxnLog:
         """Queue `batch` for the log thread; never waits for the disk. Leave it alone until it is handed back.
 
         Raises ValueError if it is empty, submitted already, or does not follow the batch before it (its first
-        zxid is the next one, or number 1 of a newer epoch; an empty log may start anywhere); RuntimeError if
-        the log is not started.
+        zxid is the next one, or number 1 of a newer epoch; an empty log that has no base may start anywhere);
+        RuntimeError if the log is not started.
         """
     def take_done(self) -> tuple[list[Batch], list[Batch]]:
         """Drain the eventfd; return (durable, refused): two lists of batches, each in order of submission.
@@ -141,24 +115,36 @@ class TxnLog:
 
         Raises RuntimeError if batches were submitted since and ``take_done()`` has not handed them back yet.
         """
-    def purge(self, covered_zxid: int, *, keep_segments: int = 0) -> list[str]:
-        """Recycle or remove, in the background, segments with no transaction after `covered_zxid`.
+    def take_index(self) -> tuple[int, array[int]]:
+        """(zxid before the first batch, array('q') of every batch's last zxid), as found by ``recover()``; once.
 
-        The live segment stays, and of the others the newest `keep_segments` covered ones. Returns the names
-        of those that go.
+        Raises RuntimeError if the log was not read yet, or this was taken before.
         """
     def read(self, after_zxid: int, max_bytes: int) -> list[RecoveredBatch]:
-        """Read batches back that are durable: those behind the batch end `after_zxid`, about `max_bytes` of payload
-        and at least one, if there is one. Each is verified. Reading on where the last call ended costs no search.
+        """The durable batches that follow zxid `after_zxid`, as RecoveredBatch, each verified; [] behind the last.
 
-        Raises LogCorruption if one cannot be read as it was written, KeyError if `after_zxid` was purged.
+        Whole batches, of about `max_bytes` together (headers included) and at least one. `after_zxid` is the last
+        zxid of a batch, or ``base_zxid``. From the disk, if the page cache has it no more: the caller waits for that.
+        Raises KeyError if it is no such zxid, RuntimeError if the log is not started, LogCorruption, OSError.
+        """
+    def hold(self, zxid: int) -> LogHold:
+        """Keep every transaction after `zxid` until the LogHold returned is released, or nobody refers to it."""
+    def purge(
+        self, covered_zxid: int, *, keep_segments: int = 0, keep_txns: int = 0, keep_bytes: int = 0
+    ) -> list[str]:
+        """Recycle or remove, in the background, segments with no transaction after `covered_zxid`.
+
+        Of these, what stays: the live segment; the newest `keep_segments` others; as many of the newest as it takes
+        for the log to have `keep_txns` transactions, but no more than it takes for `keep_bytes` (0: no such bound);
+        what is behind the zxid of a ``hold()``. Returns the names of those that go.
         """
     def truncate(self, zxid: int) -> None:
         """Drop every transaction after `zxid`, durably; waits for the disk.
 
-        A crash on the way leaves a log that ends somewhere between `zxid` and its former end. Raises
-        RuntimeError while anything is in flight, ValueError if purged transactions would have to go,
-        LogCorruption, OSError (which leaves the log unusable: restart).
+        A crash on the way leaves a log that ends somewhere between `zxid` and its former end. What was not touched
+        is not read again: it costs as much as what goes, and at most one segment that stays. Raises RuntimeError
+        while anything is in flight, ValueError if `zxid` lies before ``base_zxid``, LogCorruption, OSError (which
+        leaves the log unusable: restart).
         """
     def close(self) -> None:
         """Wait until all that was submitted is durable, or cannot be, and stop the threads.
@@ -166,8 +152,11 @@ class TxnLog:
         Remove the event loop's reader of ``event_fd`` first. ``take_done()`` still hands over what is left.
         """
     @property
+    def base_zxid(self) -> int:
+        """Everything after this zxid is in the log: the last one purged, or the state's that the log began behind."""
+    @property
     def last_zxid(self) -> int:
-        """The last zxid submitted and not refused; 0 in an empty log. From recover() to start(): found."""
+        """The last zxid submitted and not refused; an empty log's base. From recover() to start(): found."""
     @property
     def durable_zxid(self) -> int:
         """The last zxid known durable, whether or not ``take_done`` reported it yet."""

@@ -7,9 +7,11 @@ submitted; an eventfd tells the loop that something is durable.
 
 On disk
 -------
-One directory, three kinds of files (mode 0600):
+One directory, these kinds of files (mode 0600):
 
 ``log.%016x``    a segment, named by its first zxid
+``base``         which zxid a log without segments is to begin behind: what tells an empty log from a lost one. Gone
+                 as soon as the first batch is durable
 ``spare.%016x``  a file of zeros, or a recycled segment, which waits to become the next segment
 ``*.tmp``        being prepared; worthless after a crash
 
@@ -32,10 +34,12 @@ contiguous range and is hashed without a copy.
     40 i64 first zxid                                 24 i64 first zxid
     48 u64 checksum of the last batch before          32 u32 epoch (first zxid >> 32)
     56 u64 file bytes                                 36 u32 0
-    64 u32 1: recycled, 0: was all zeros              40 u64 segment id
+    64 u32 flags, see below                           40 u64 segment id
     68     zeros                                      48 u64 checksum of the batch before (the chain)
-                                                      56 u64 durable_to
+    72 i64 the zxid before the first one              56 u64 durable_to
                                                       64 u64 this batch's own offset in the file
+
+Flags: 1, the file held old batches (it is recycled) instead of zeros; 2, the zxid before is known.
 
 The payload holds, for each transaction, a u32 length and that many bytes, which the log does not look into.
 
@@ -58,24 +62,42 @@ In memory
 
 A Batch in flight has one extra reference, dropped by ``take_done()``: its buffer outlives the write whatever
 the garbage collector thinks. Moving to a new segment (header, rename, directory fsync) is also done by the
-log thread; the loop only fills in the header. New segments come from the preparer, an ordinary Python thread.
+log thread; the loop only fills in the header. New segments come from the preparer (``_log_preparer.py``), an ordinary
+Python thread.
+
+Reading (``_log_reader.pyx``) is one walk from end to end at the start, and ``read()`` on the running log: for
+followers that were away, and for what is to be applied behind a checkpoint. It finds its place by the marks that each
+segment keeps every 256 KiB, and remembers where the last readers stopped. It runs on the thread that submits and
+purges, and looks only at segments that the log still counts as its own; so the preparer, which recycles the others,
+cannot pull a file from under it.
 """
 
 import errno as _errno
 import logging
 import os
 import struct
-import threading
-import time
 from collections import deque
-from dataclasses import dataclass
-from typing import NamedTuple
+from weakref import WeakSet
 
 from xxhash import xxh3_64_intdigest as _xxh3
 
-from cpython.buffer cimport PyBUF_READ
+from fastzk import _log_preparer
+from fastzk._log_reader import (
+    BASE_NAME,
+    SEGMENT_HEADER,
+    LogCorruption,
+    LogReport,
+    RecoveredBatch,
+    SegmentInfo,
+    iter_records,
+    scan,
+    segment_header,
+    txns_of_type,
+    write_base,
+)
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EDQUOT, EEXIST, EFBIG, EINTR, EIO, ENOENT, ENOSPC
 from libc.errno cimport errno as c_errno
@@ -83,12 +105,34 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset, strncpy
 
+from fastzk._log_reader cimport (
+    BATCH_MAGIC,
+    FORMAT_VERSION,
+    LOG_HEADER_BYTES,
+    SEGMENT_DATA,
+    SEGMENT_HEADER_BYTES,
+    WINDOW,
+    Segment,
+    Walk,
+    Window,
+    aligned,
+    check_txns,
+    digest,
+    follows,
+    get32,
+    get64,
+    put16,
+    put32,
+    put64,
+    read_batches,
+    start_of,
+)
+
 cdef extern from *:
     """
     #ifndef _GNU_SOURCE
     #define _GNU_SOURCE
     #endif
-    #include <endian.h>
     #include <fcntl.h>
     #include <pthread.h>
     #include <signal.h>
@@ -96,13 +140,6 @@ cdef extern from *:
     #include <sys/eventfd.h>
     #include <time.h>
     #include <unistd.h>
-
-    static inline void put16(uint8_t *p, uint16_t v) { v = htole16(v); memcpy(p, &v, 2); }
-    static inline void put32(uint8_t *p, uint32_t v) { v = htole32(v); memcpy(p, &v, 4); }
-    static inline void put64(uint8_t *p, uint64_t v) { v = htole64(v); memcpy(p, &v, 8); }
-    static inline uint16_t get16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return le16toh(v); }
-    static inline uint32_t get32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return le32toh(v); }
-    static inline uint64_t get64(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return le64toh(v); }
 
     static inline int64_t monotonic_ns(void) {
         struct timespec t;
@@ -145,12 +182,6 @@ cdef extern from *:
     int pthread_cond_broadcast(pthread_cond_t*) nogil
     int pthread_join(pthread_t, void**) nogil
     int start_thread(pthread_t*, void* (*)(void*) noexcept nogil, void*)
-    void put16(uint8_t*, int) nogil
-    void put32(uint8_t*, uint32_t) nogil
-    void put64(uint8_t*, uint64_t) nogil
-    int get16(const uint8_t*) nogil
-    uint32_t get32(const uint8_t*) nogil
-    uint64_t get64(const uint8_t*) nogil
     int64_t monotonic_ns() nogil
     void sleep_ns(int64_t) nogil
     int c_pwrite "pwrite"(int, const void*, size_t, int64_t) nogil
@@ -161,46 +192,36 @@ cdef extern from *:
     int c_fsync "fsync"(int) nogil
     int c_faccessat "faccessat"(int, const char*, int, int) nogil
     int c_renameat "renameat"(int, const char*, int, const char*) nogil
+    int c_unlinkat "unlinkat"(int, const char*, int) nogil
 
 cdef enum:
-    SEGMENT_HEADER_BYTES = 96
-    SEGMENT_DATA = 4096  # where the first batch of a segment starts
-    FORMAT_VERSION = 1
-    BATCH_MAGIC = 0x425A4B46  # "FKZB" in the file
-    SEGMENT_MAGIC = 0x535A4B46  # "FKZS"
     SMALLEST_SEGMENT = 64 * 1024
-    FIRST_SEGMENT = 1024 * 1024  # a new log's first segment: small, so that its first write waits less
     FIRST_CAPACITY = 16 * 1024
     KEEP_CAPACITY = 1024 * 1024
     LARGEST_PAYLOAD = 0x7FFF0000
-    WINDOW = 1024 * 1024
-    PREPARE_PIECE = 2 * 1024 * 1024
-    SPARES = 2
+    READERS = 16  # places remembered where a reader stopped
 
-_SEGMENT_HEADER = struct.Struct("<IHH16sQqQQI28x")  # all but the checksum in front
-_BATCH_MARK = struct.pack("<IHH", BATCH_MAGIC, FORMAT_VERSION, LOG_HEADER_BYTES)
-# What an open(), a write or a rename may say when the machine has run short of something that can come back.
-_RETRYABLE = frozenset(
-    (_errno.ENOSPC, _errno.EDQUOT, _errno.EFBIG, _errno.EMFILE, _errno.ENFILE, _errno.ENOMEM)
-)
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+__all__ = [
+    "HEADER_BYTES",
+    "SEGMENT_BYTES",
+    "Batch",
+    "LogCorruption",
+    "LogFailed",
+    "LogHold",
+    "LogReport",
+    "RecoveredBatch",
+    "SegmentInfo",
+    "TxnLog",
+    "iter_records",
+    "scan",
+    "txns_of_type",
+    "write_base",
+]
+
 _logger = logging.getLogger("fastzk.log")
 
 SEGMENT_BYTES = 64 * 1024 * 1024
 HEADER_BYTES = LOG_HEADER_BYTES
-
-
-class LogCorruption(Exception):
-    """The log on disk is damaged where it once was durable. Nothing was changed.
-
-    ``path``: the file; ``offset``: the byte in it where what is good ends; ``reason``: what is wrong there.
-    """
-
-    def __init__(self, path: str, offset: int, reason: str) -> None:
-        super().__init__(f"{path}: at byte {offset}: {reason}")
-        self.path = path
-        self.offset = offset
-        self.reason = reason
 
 
 class LogFailed(Exception):
@@ -212,42 +233,6 @@ class LogFailed(Exception):
         self.what = what
 
 
-class RecoveredBatch(NamedTuple):
-    """One verified batch as read back; ``payload`` stays valid for as long as it is referred to."""
-
-    first_zxid: int
-    count: int
-    epoch: int
-    payload: memoryview
-    path: str
-    offset: int
-
-
-class SegmentInfo(NamedTuple):
-    """One segment of the open log; ``last_zxid`` is below ``first_zxid`` while it is empty."""
-
-    path: str
-    first_zxid: int
-    last_zxid: int
-    size: int
-
-
-@dataclass
-class LogReport:
-    """What ``scan()`` found. ``torn_tail`` is (path, offset). Nothing is wrong if ``corruption`` is None."""
-
-    directory: str
-    store_id: bytes | None = None
-    segments: int = 0
-    batches: int = 0
-    txns: int = 0
-    first_zxid: int = 0
-    last_zxid: int = 0
-    bytes: int = 0
-    torn_tail: tuple[str, int] | None = None
-    corruption: LogCorruption | None = None
-
-
 # --- Faults, for tests. Costs one comparison per system call when unset. ------------------------------------
 
 cdef struct Faults:
@@ -256,7 +241,6 @@ cdef struct Faults:
     int fail_write_at
     int fail_write_errno
     int fail_rename_errno
-    int fail_prepare_errno
     int64_t fsync_delay_ns
 
 cdef Faults faults
@@ -271,7 +255,7 @@ def _inject(*, int fail_fsync_at=0, int fail_fsync_errno=EIO, int fail_write_at=
     faults.fail_write_at = fail_write_at
     faults.fail_write_errno = fail_write_errno
     faults.fail_rename_errno = fail_rename_errno
-    faults.fail_prepare_errno = fail_prepare_errno
+    _log_preparer.fail_errno = fail_prepare_errno
     faults.fsync_delay_ns = fsync_delay_ns
 
 
@@ -285,6 +269,7 @@ cdef struct Shared:
     int event_fd
     int dir_fd
     bint stop
+    bint has_base  # the file `base` is there: to be removed when a batch is durable
     # the queue: the loop appends at `tail`, the thread takes all of it and leaves todo NULL
     Job* todo
     Job* tail
@@ -383,6 +368,10 @@ cdef int _sync(Shared* s, Job* last, int64_t count, int64_t size) noexcept nogil
         # success.
         return _fail(s, error, b"fdatasync of the transaction log")
     taken = monotonic_ns() - began
+    if s.has_base:
+        # Not synced: beside a segment it says nothing. Before anybody knows of the batch, who might truncate it again.
+        c_unlinkat(s.dir_fd, b"base", 0)
+        s.has_base = False
     pthread_mutex_lock(&s.lock)
     s.durable_count += count
     s.durable_zxid = last.last_zxid
@@ -499,33 +488,45 @@ cdef void* _run(void* argument) noexcept nogil:
 
 # --- Batches ------------------------------------------------------------------------------------------------
 
-cdef inline size_t _aligned(size_t n) noexcept nogil:
-    return (n + 7) & ~<size_t> 7
-
-
-cdef uint64_t _digest(const uint8_t* data, Py_ssize_t size) except? 0:
-    return <uint64_t> _xxh3(PyMemoryView_FromMemory(<char*> data, size, PyBUF_READ))
-
-
 cdef class Batch:
     """A contiguous range of transactions on its way into the log.
 
     Fill it (``append`` from Python; ``reserve`` and the fields from Cython), ``submit`` it, and leave it
-    alone until ``take_done`` hands it back; then ``reset`` makes it ready for the next.
+    alone until ``take_done`` hands it back; then ``reset`` makes it ready for the next. ``adopt`` fills it with what
+    another server's batch held. While a view of its payload lives (``payload_view``) it cannot change: ``exports``
+    counts them, and ``reset``, ``append`` and ``adopt`` raise BufferError.
     """
 
     def __dealloc__(self):
         free(self.buf)
 
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if flags & PyBUF_WRITABLE:
+            raise BufferError("a batch's payload is read-only")
+        if self.length == 0:
+            raise BufferError("the batch is empty")
+        PyBuffer_FillInfo(view, self, self.buf + LOG_HEADER_BYTES, self.length, True, flags)
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer* view):
+        self.exports -= 1
+
+    cdef int writable(self) except -1:
+        if self.submitted:
+            raise RuntimeError("the batch is being written")
+        if self.exports:
+            raise BufferError("a view of the batch's payload is still in use")
+        return 0
+
     cdef uint8_t* reserve(self, size_t n) except NULL:
         """Where `n` more payload bytes may be written; the caller adds them to ``length`` when it did.
 
-        Pointers from earlier calls are void. Raises MemoryError, and RuntimeError while submitted.
+        Pointers from earlier calls are void. Raises MemoryError, RuntimeError while submitted, and BufferError while
+        a view of the payload lives.
         """
         cdef size_t wanted = self.length + n, capacity
         cdef uint8_t* grown
-        if self.submitted:
-            raise RuntimeError("the batch is being written")
+        self.writable()
         if self.buf == NULL or wanted > self.capacity:
             if wanted > LARGEST_PAYLOAD:
                 raise MemoryError("a batch of the log holds at most 2 GiB")
@@ -539,8 +540,7 @@ cdef class Batch:
 
     cdef int clear(self) except -1:
         """Empty it for reuse. A large buffer is given back: a huge transaction must not cost it for ever."""
-        if self.submitted:
-            raise RuntimeError("the batch is being written")
+        self.writable()
         self.length = 0
         self.first_zxid = 0
         self.last_zxid = 0
@@ -567,32 +567,26 @@ cdef class Batch:
         self.last_zxid = zxid
         self.count += 1
 
-    def adopt(self, int64_t first_zxid, int64_t last_zxid, uint32_t count, const uint8_t[::1] payload not None):
-        """Fill it, while empty, with transactions that another server has put into a batch.
+    def adopt(self, int64_t first_zxid, int64_t last_zxid, int64_t count, const uint8_t[::1] payload not None):
+        """Become the batch that another server made, of which these are the numbers and the bytes.
 
-        Raises ValueError if the numbers do not fit each other or the records do not fill `payload`.
+        Raises ValueError if `payload` is not exactly `count` transactions with the zxids from `first_zxid` to
+        `last_zxid`, all of one epoch; the batch is empty then. RuntimeError and BufferError as for ``reset``.
         """
-        cdef size_t n = payload.shape[0], at = 0
-        cdef uint32_t records = 0
-        cdef uint8_t* to
-        if self.count or self.submitted:
-            raise ValueError("the batch is not empty")
-        if count == 0 or last_zxid - first_zxid != <int64_t> count - 1 or first_zxid >> 32 != last_zxid >> 32:
-            raise ValueError(f"{count} transactions from {first_zxid:#x} to {last_zxid:#x}")
-        while n - at >= 4 and get32(&payload[at]) <= n - at - 4:
-            at += 4 + get32(&payload[at])
-            records += 1
-        if at != n or records != count:
-            raise ValueError(f"{records} records in {at} of {n} bytes, not {count}")
-        to = self.reserve(n)
-        memcpy(to, &payload[0], n)
+        cdef size_t n = payload.shape[0]
+        self.clear()
+        if n == 0 or count < 1 or first_zxid < 0 or <uint32_t> first_zxid == 0 \
+                or last_zxid != first_zxid + count - 1 or first_zxid >> 32 != last_zxid >> 32:
+            raise ValueError(f"not a batch: zxids {first_zxid:#x} to {last_zxid:#x}, count {count}, {n} bytes")
+        check_txns(&payload[0], n, first_zxid, count)
+        memcpy(self.reserve(n), &payload[0], n)
         self.length = n
         self.first_zxid = first_zxid
         self.last_zxid = last_zxid
-        self.count = count
+        self.count = <uint32_t> count
 
     def reset(self):
-        """Empty it for reuse. Raises RuntimeError while submitted."""
+        """Empty it for reuse. Raises RuntimeError while submitted, BufferError while a view of it lives."""
         self.clear()
 
     @property
@@ -606,632 +600,28 @@ cdef class Batch:
             return b""
         return PyBytes_FromStringAndSize(<char*> self.buf + LOG_HEADER_BYTES, self.length)
 
+    def payload_view(self):
+        """The payload without a copy. It keeps the batch as it is until it is released: see ``exports``."""
+        return memoryview(self) if self.length else memoryview(b"")
+
     def __repr__(self):
         return f"<Batch {self.first_zxid:#x}..{self.last_zxid:#x}, {self.length} bytes>"
 
 
-def iter_records(payload):
-    """The transactions of a batch's `payload`, as views into it. Raises ValueError if it is malformed."""
-    view = memoryview(payload).cast("B")
-    cdef Py_ssize_t size = len(view), at = 0, n
-    while at < size:
-        if size - at < 4:
-            raise ValueError(f"record length cut off at byte {at} of {size}")
-        n = int.from_bytes(view[at:at + 4], "little")
-        at += 4
-        if n > size - at:
-            raise ValueError(f"record of {n} bytes at byte {at} of {size}")
-        yield view[at:at + n]
-        at += n
-
-
-# --- Reading ------------------------------------------------------------------------------------------------
-
-cdef class _Segment:
-    """What is known of one segment."""
-
-    cdef str name
-    cdef int64_t first_zxid
-    cdef int64_t last_zxid
-    cdef int64_t size
-    cdef uint64_t segment_id
-
-    def __init__(self, str name, int64_t first_zxid, int64_t last_zxid, int64_t size, uint64_t segment_id):
-        self.name = name
-        self.first_zxid = first_zxid
-        self.last_zxid = last_zxid
-        self.size = size
-        self.segment_id = segment_id
-
-
-cdef class _Window:
-    """A segment file read in large pieces. Each piece is a bytes object, so views of it stay valid."""
-
-    cdef int fd
-    cdef readonly str path
-    cdef readonly int64_t size
-    cdef int64_t start
-    cdef bytes data
-
-    def __cinit__(self):
-        self.fd = -1
-
-    def __init__(self, str directory, str name, int dir_fd):
-        self.path = os.path.join(directory, name)
-        self.data = b""
-        try:
-            self.fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
-            self.size = os.fstat(self.fd).st_size
-        except OSError as error:
-            raise LogCorruption(self.path, 0, f"cannot be opened: {error.strerror}") from error
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            c_close(self.fd)
-
-    cdef const uint8_t* look(self, int64_t offset, int64_t n) except NULL:
-        """`n` bytes at `offset`, which must lie within the file; valid until the next call."""
-        cdef int64_t wanted
-        if offset < self.start or offset + n > self.start + <int64_t> len(self.data):
-            assert offset >= 0 and offset + n <= self.size
-            wanted = min(max(n, <int64_t> WINDOW), self.size - offset)
-            try:
-                data = os.pread(self.fd, wanted, offset)
-                while len(data) < wanted:
-                    more = os.pread(self.fd, wanted - len(data), offset + len(data))
-                    if not more:
-                        raise OSError(_errno.EIO, "the file became shorter")
-                    data += more
-            except OSError as error:
-                raise LogCorruption(self.path, offset, f"cannot be read: {error.strerror}") from error
-            self.data = data
-            self.start = offset
-        return <const uint8_t*> PyBytes_AS_STRING(self.data) + (offset - self.start)
-
-    cdef object view(self, int64_t offset, int64_t n):
-        self.look(offset, n)
-        return memoryview(self.data)[offset - self.start:offset - self.start + n]
-
-    cdef list find(self, bytes needle, int64_t begin):
-        """Every offset from `begin` on where `needle` stands."""
-        cdef int64_t at = begin, n, overlap = len(needle) - 1
-        cdef Py_ssize_t hit
-        found = []
-        while at + overlap < self.size:
-            n = min(<int64_t> WINDOW, self.size - at)
-            self.look(at, n)
-            hit = self.data.find(needle, at - self.start, at - self.start + n)
-            while hit >= 0:
-                found.append(self.start + hit)
-                hit = self.data.find(needle, hit + 1, at - self.start + n)
-            at += max(n - overlap, <int64_t> 1)
-        return found
-
-
-cdef bint _plausible(_Window window, int64_t at) except -1:
-    """A complete, intact batch stands at `at` and was written there, whatever its place in the chain."""
-    cdef const uint8_t* h
-    cdef int64_t n
-    if at & 7 or at < SEGMENT_DATA or at + LOG_HEADER_BYTES > window.size:
-        return False
-    h = window.look(at, LOG_HEADER_BYTES)
-    if get32(h + 8) != BATCH_MAGIC or get64(h + 64) != <uint64_t> at:
-        return False
-    n = get32(h + 16)
-    if n > window.size - at - LOG_HEADER_BYTES:
-        return False
-    h = window.look(at, LOG_HEADER_BYTES + n)
-    return _digest(h + 8, LOG_HEADER_BYTES - 8 + n) == get64(h)
-
-
-def _segment_header(bytes store_id, uint64_t segment_id, int64_t first_zxid, uint64_t chain, int64_t size,
-                    bint recycled):
-    cdef bytes fields = _SEGMENT_HEADER.pack(SEGMENT_MAGIC, FORMAT_VERSION, SEGMENT_HEADER_BYTES, store_id,
-                                             segment_id, first_zxid, chain, size, recycled)
-    return struct.pack("<Q", _xxh3(fields)) + fields
-
-
-def _segment_names(dir_fd):
-    """The segments of a directory, oldest first."""
-    names = []
-    for name in os.listdir(dir_fd):
-        if len(name) == 20 and name.startswith("log."):
-            try:
-                if name == f"log.{int(name[4:], 16):016x}":
-                    names.append(name)
-            except ValueError:
-                continue
-    return sorted(names)
-
-
-class _Torn(NamedTuple):
-    """A tail that never was complete, at `offset` of segment `name`; `headers`: the batches begun there."""
-
-    name: str
-    offset: int
-    headers: list[int]
-
-
-cdef class _Walk:
-    """One read-only pass over all segments. After it ended, its fields describe the log's end."""
-
-    cdef str directory
-    cdef bytes store_id  # None: that of the first segment
-    cdef int dir_fd
-    cdef list segments  # of _Segment, those with batches
-    cdef list empty  # names of newest segments without any
-    cdef int64_t last_zxid
-    cdef uint64_t chain
-    cdef int64_t end  # offset behind the last batch of the last segment
-    cdef int64_t durable_to  # what that batch says
-    cdef object torn
-    cdef int64_t first_zxid
-    cdef int64_t batches
-    cdef int64_t txns
-    cdef int64_t payload_bytes
-
-    def __init__(self, str directory, store_id, int dir_fd):
-        self.directory = directory
-        self.store_id = store_id
-        self.dir_fd = dir_fd
-        self.segments = []
-        self.empty = []
-
-    def run(self, after, bint records=False):
-        """Yield the batches that reach beyond zxid `after`; None: all, wherever they start.
-
-        `records`: also check that each payload divides into as many records as the batch counts.
-        """
-        cdef _Window window
-        cdef _Segment segment
-        cdef int64_t at, n, first, last, beyond = -1 if after is None else after
-        cdef const uint8_t* h
-        cdef bint newest
-        cdef str reason
-        names = _segment_names(self.dir_fd)
-        checked = after is None
-        for i, name in enumerate(names):
-            newest = i == len(names) - 1
-            window = _Window(self.directory, name, self.dir_fd)
-            segment = self._enter(window, name, newest)
-            if segment is None:
-                self.empty.append(name)
-                break
-            at = SEGMENT_DATA
-            while True:
-                reason = self._problem(window, segment, at)
-                if reason is not None:
-                    break
-                h = window.look(at, LOG_HEADER_BYTES)
-                n = get32(h + 16)
-                first = <int64_t> get64(h + 24)
-                last = first + get32(h + 20) - 1
-                self.chain = get64(h)
-                self.durable_to = <int64_t> get64(h + 56)
-                if self.batches == 0:
-                    self.first_zxid = first
-                self.last_zxid = last
-                segment.last_zxid = last
-                self.batches += 1
-                self.txns += last - first + 1
-                self.payload_bytes += n
-                if last > beyond:
-                    payload = window.view(at + LOG_HEADER_BYTES, n)
-                    if records:
-                        self._count_records(window, at, payload, last - first + 1)
-                    if not checked:
-                        checked = True
-                        if first > beyond + 1 and not _new_epoch(first, beyond):
-                            raise LogCorruption(
-                                window.path, at, f"missing transactions: the log continues with zxid "
-                                f"{first:#x}, wanted was what follows {beyond:#x}")
-                    yield RecoveredBatch(first, last - first + 1, first >> 32, payload, window.path, at)
-                at += _aligned(LOG_HEADER_BYTES + n)
-            if newest:
-                self._judge_tail(window, segment, at, reason)
-            elif segment.last_zxid < segment.first_zxid:
-                raise LogCorruption(window.path, at, f"no good batch in an older segment: {reason}")
-            else:
-                self._join(window, at, reason, names[i + 1])
-            if segment.last_zxid < segment.first_zxid:
-                self.empty.append(name)
-            else:
-                self.segments.append(segment)
-                self.end = at
-        if self.batches and after is not None and beyond > self.last_zxid:
-            segment = self.segments[-1]
-            raise LogCorruption(
-                os.path.join(self.directory, segment.name), self.end,
-                f"the log ends with zxid {self.last_zxid:#x}, but {beyond:#x} was durable once")
-
-    cdef _Segment _enter(self, _Window window, str name, bint newest):
-        """Check a segment's header. None: a torn creation, which holds nothing."""
-        cdef int64_t named = int(name[4:], 16), first
-        cdef uint64_t chain
-        if named < 0:
-            raise LogCorruption(window.path, 0, "not the name of a zxid")
-        head = b""
-        if window.size >= SEGMENT_HEADER_BYTES:
-            head = bytes(window.view(0, SEGMENT_HEADER_BYTES))
-        if not head or _xxh3(head[8:]) != int.from_bytes(head[:8], "little"):
-            if newest and not self._holds_batches(window, named):
-                return None
-            raise LogCorruption(window.path, 0, "the segment's header is damaged")
-        magic, version, length, store_id, segment_id, first, chain, _size, _recycled = \
-            _SEGMENT_HEADER.unpack_from(head, 8)
-        if magic != SEGMENT_MAGIC:
-            raise LogCorruption(window.path, 0, "not a segment of a transaction log")
-        if version != FORMAT_VERSION or length != SEGMENT_HEADER_BYTES:
-            raise LogCorruption(window.path, 0, f"format version {version}, not {FORMAT_VERSION}")
-        if self.store_id is None:
-            self.store_id = store_id
-        if store_id != self.store_id:
-            raise LogCorruption(window.path, 0, f"belongs to another store: {store_id.hex()}, "
-                                f"not {self.store_id.hex()}")
-        if first != named:
-            raise LogCorruption(window.path, 0, f"the segment of zxid {first:#x} under another's name")
-        if self.segments:
-            if chain != self.chain:
-                raise LogCorruption(window.path, 0, "does not continue the segment before it: one is missing")
-        else:
-            self.chain = chain
-        return _Segment(name, first, first - 1, window.size, segment_id)
-
-    cdef bint _holds_batches(self, _Window window, int64_t named) except -1:
-        cdef int64_t at
-        for hit in window.find(_BATCH_MARK, SEGMENT_DATA + 8):
-            at = hit - 8
-            # a recycled file is full of older batches
-            if _plausible(window, at) and <int64_t> get64(window.look(at, LOG_HEADER_BYTES) + 24) >= named:
-                return True
-        return False
-
-    cdef str _problem(self, _Window window, _Segment segment, int64_t at):
-        """Why what stands at `at` is not the next batch, or None if it is."""
-        cdef const uint8_t* h
-        cdef int64_t n, first, count
-        cdef bint follows
-        if at + LOG_HEADER_BYTES > window.size:
-            return "end of the file"
-        h = window.look(at, LOG_HEADER_BYTES)
-        if get32(h + 8) != BATCH_MAGIC:
-            return "no batch here"
-        if get64(h + 40) != segment.segment_id:
-            return "a batch of another segment"
-        if get16(h + 12) != FORMAT_VERSION or get16(h + 14) != LOG_HEADER_BYTES:
-            return f"format version {get16(h + 12)} in a batch"
-        n = get32(h + 16)
-        if n > window.size - at - LOG_HEADER_BYTES:
-            return "the batch reaches beyond the end of the file"
-        if get64(h + 48) != self.chain:
-            return "the batch does not continue the one before it"
-        if get64(h + 64) != <uint64_t> at:
-            return "a batch that was written elsewhere"
-        h = window.look(at, LOG_HEADER_BYTES + n)
-        if _digest(h + 8, LOG_HEADER_BYTES - 8 + n) != get64(h):
-            return "wrong checksum"
-        # From here on the batch is as it was written: what does not fit was never a torn write.
-        first = <int64_t> get64(h + 24)
-        count = get32(h + 20)
-        if count == 0 or first < 0 or get32(h + 32) != <uint64_t> first >> 32 \
-                or (first + count - 1) >> 32 != first >> 32 or get64(h + 56) > <uint64_t> at:
-            raise LogCorruption(window.path, at, "a batch with impossible numbers")
-        follows = not self.batches or first == self.last_zxid + 1 or _new_epoch(first, self.last_zxid)
-        if segment.last_zxid < segment.first_zxid:
-            follows = follows and first == segment.first_zxid
-        if not follows:
-            raise LogCorruption(window.path, at, f"zxid {first:#x} does not follow {self.last_zxid:#x}")
-        return None
-
-    def _count_records(self, _Window window, at, payload, count):
-        try:
-            found = sum(1 for _ in iter_records(payload))
-        except ValueError as error:
-            raise LogCorruption(window.path, at, str(error)) from error
-        if found != count:
-            raise LogCorruption(window.path, at, f"{found} records in a batch of {count}")
-
-    cdef _join(self, _Window window, int64_t at, str reason, str following):
-        """The chain must lead from the end of this segment into the following one."""
-        cdef _Window next_window = _Window(self.directory, following, self.dir_fd)
-        cdef bytes head
-        if next_window.size < SEGMENT_HEADER_BYTES:
-            return  # for _enter() to judge
-        head = bytes(next_window.view(0, SEGMENT_HEADER_BYTES))
-        if _xxh3(head[8:]) != int.from_bytes(head[:8], "little"):
-            return
-        if head[16:32] != self.store_id or int.from_bytes(head[40:48], "little") != int(following[4:], 16):
-            return
-        if int.from_bytes(head[48:56], "little") != self.chain:
-            raise LogCorruption(window.path, at, f"{reason}; {following} continues from another batch: one "
-                                "here is damaged, or a segment is missing")
-
-    cdef _judge_tail(self, _Window window, _Segment segment, int64_t at, str reason):
-        """Is what stands behind the last good batch of the newest segment nothing, torn, or damage?"""
-        cdef int64_t start
-        cdef bytes mark = (<object> segment.segment_id).to_bytes(8, "little")
-        headers = []
-        for hit in window.find(mark, at + 40):
-            start = hit - 40
-            if start & 7:
-                continue
-            headers.append(start)
-            if _plausible(window, start) and \
-                    <int64_t> get64(window.look(start, LOG_HEADER_BYTES) + 56) > at:
-                raise LogCorruption(window.path, at, f"{reason}; yet the batch at {start} was made durable")
-        n = max(0, min(<int64_t> LOG_HEADER_BYTES, window.size - at))
-        fresh = not window.look(64, 4)[0]
-        remains = bytes(window.view(at, n)) if n else b""
-        if headers or (fresh and any(remains)) \
-                or <int64_t> get64(window.look(0, SEGMENT_HEADER_BYTES) + 56) > window.size:
-            self.torn = _Torn(segment.name, at, headers)
-
-
-cdef inline bint _new_epoch(int64_t first, int64_t before) noexcept nogil:
-    return <uint32_t> first == 1 and (first >> 32) > (before >> 32)
-
-
-def scan(directory, bytes store_id=None):
-    """Read the log in `directory` from end to end and report; changes nothing, never raises for bad content.
-
-    `store_id`: what every segment must carry; None: what the first one does. Raises OSError if the directory
-    cannot be read.
-    """
-    cdef _Walk walk
-    directory = os.fspath(directory)
-    report = LogReport(directory)
-    dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        walk = _Walk(directory, store_id, dir_fd)
-        try:
-            for _ in walk.run(None, True):
-                pass
-        except LogCorruption as error:
-            report.corruption = error
-        report.segments = len(_segment_names(dir_fd))
-    finally:
-        os.close(dir_fd)
-    report.store_id = walk.store_id
-    report.batches = walk.batches
-    report.txns = walk.txns
-    report.first_zxid = walk.first_zxid
-    report.last_zxid = walk.last_zxid
-    report.bytes = walk.payload_bytes
-    if walk.torn is not None:
-        report.torn_tail = (os.path.join(directory, walk.torn.name), walk.torn.offset)
-    elif walk.empty:
-        report.torn_tail = (os.path.join(directory, walk.empty[0]), 0)
-    return report
-
-
-# --- Preparing and recycling segments -----------------------------------------------------------------------
-
-class _Spare(NamedTuple):
-    name: str
-    fd: int
-    size: int
-    recycled: bool
-
-
-class _Stopping(Exception):
-    """The log is being closed while a segment is half prepared."""
-
-
-class _Preparer:
-    """Keeps the next segment ready and takes purged ones out of the way, in a thread of its own.
-
-    ``errno`` is not 0 while no segment can be prepared for want of space (tried again every second);
-    ``failed`` is set once, for ever, by any other error. Every change rings the log's eventfd.
-    """
-
-    RETRY_SECONDS = 1.0
-
-    def __init__(
-        self, dir_fd: int, event_fd: int, segment_bytes: int, spares: list[str], quick: bool
-    ) -> None:
-        self.dir_fd = os.dup(dir_fd)
-        self.event_fd = os.dup(event_fd)
-        self.segment_bytes = segment_bytes
-        self.spares = spares
-        self.retired = deque()
-        self.ready = None
-        self.wanted = min(FIRST_SEGMENT, segment_bytes) if quick else segment_bytes
-        self.urgent = quick
-        self.errno = 0
-        self.failed = None
-        self.retry_at = 0.0
-        self.stopping = False
-        self.changed = threading.Condition(threading.Lock())
-        self.thread = threading.Thread(target=self.run, name="fastzk-log-preparer", daemon=True)
-        self.thread.start()
-
-    # called by the loop's thread
-
-    def take(self, minimum: int) -> _Spare | None:
-        """The prepared segment if it has at least `minimum` bytes, or None; either way the next is begun."""
-        with self.changed:
-            spare = self.ready
-            self.wanted = self.segment_bytes
-            self.ready = None
-            if spare is not None and spare.size < minimum:
-                os.close(spare.fd)
-                self.retired.append(spare.name)
-                spare = None
-            if spare is None:
-                self.wanted = max(self.wanted, (minimum + 4095) & ~4095)
-                self.urgent = True
-            self.changed.notify_all()
-            return spare
-
-    def forget_wish(self) -> None:
-        """The batch that needed an unusual size was refused."""
-        with self.changed:
-            self.wanted = self.segment_bytes
-
-    def put_back(self, name: str, errno: int) -> None:
-        """A segment that could not be entered for want of space."""
-        with self.changed:
-            if name:
-                self.retired.append(name)
-            self.errno = errno
-            self.retry_at = time.monotonic() + self.RETRY_SECONDS
-            self.changed.notify_all()
-
-    def retire(self, names: list[str]) -> None:
-        """Recycle or remove these, in this order: a crash in between must not leave a gap."""
-        with self.changed:
-            self.retired.extend(names)
-            self.retry_at = 0.0
-            self.changed.notify_all()
-
-    def settle(self) -> None:
-        """Wait until all that was retired is gone. Raises OSError if that does not come to pass."""
-        with self.changed:
-            if not self.changed.wait_for(lambda: not self.retired or self.failed is not None, 30):
-                raise OSError(_errno.ETIMEDOUT, "log segments are still being recycled")
-
-    def wait(self, seconds: float) -> None:
-        """Until a segment is ready or cannot be had, or so many seconds."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.ready or self.errno or self.failed, seconds)
-
-    def stop(self) -> None:
-        with self.changed:
-            self.stopping = True
-            self.changed.notify_all()
-        if threading.current_thread() is not self.thread:
-            self.thread.join()
-
-    # in the thread
-
-    def run(self) -> None:
-        warned = 0
-        while self._wait_for_work():
-            try:
-                if self.retired:
-                    self._retire(self.retired[0])
-                elif self.ready is None:
-                    self._prepare()
-                error = 0
-            except OSError as problem:
-                error = problem.errno or _errno.EIO
-                if error not in _RETRYABLE:
-                    self.failed = (error, "preparing a log segment")
-                    self._announce(error)
-                    break
-                if error != warned:
-                    _logger.warning("no log segment can be prepared: %s; trying again every %g s",
-                                    os.strerror(error), self.RETRY_SECONDS)
-            except _Stopping:
-                break
-            except BaseException:
-                # the thread must not die in silence
-                self.failed = (_errno.EIO, "preparing a log segment (a defect, see the traceback)")
-                _logger.exception("the preparer of log segments failed")
-                self._announce(_errno.EIO)
-                break
-            if not error and self.ready is None:
-                with self.changed:
-                    self.retry_at = 0.0  # a segment was retired: whether that is room enough is to be seen
-                    self.changed.notify_all()
-                continue
-            if warned and not error:
-                _logger.warning("log segments can be prepared again")
-            warned = error
-            self._announce(error)
-        if self.ready is not None:
-            os.close(self.ready.fd)
-        os.close(self.dir_fd)
-        os.close(self.event_fd)
-
-    def _wait_for_work(self) -> bool:
-        with self.changed:
-            while not self.stopping:
-                left = self.retry_at - time.monotonic()
-                if self.retired or self.ready is None or self.errno:
-                    if left <= 0:
-                        return True
-                    self.changed.wait(left)
-                else:
-                    self.changed.wait()
-            return False
-
-    def _announce(self, error: int) -> None:
-        with self.changed:
-            self.errno = error
-            self.retry_at = time.monotonic() + self.RETRY_SECONDS if error else 0.0
-            self.changed.notify_all()
-        os.eventfd_write(self.event_fd, 1)
-
-    def _retire(self, name: str) -> None:
-        try:
-            size = os.stat(name, dir_fd=self.dir_fd).st_size
-        except FileNotFoundError:
-            size = -1
-        if size == self.segment_bytes and len(self.spares) + (self.ready is not None) < SPARES:
-            spare = name
-            if not name.startswith("spare."):
-                spare = f"spare.{os.urandom(8).hex()}"
-                os.rename(name, spare, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
-                os.fsync(self.dir_fd)
-            self.spares.append(spare)
-        elif size >= 0:
-            os.unlink(name, dir_fd=self.dir_fd)
-            os.fsync(self.dir_fd)
-        with self.changed:
-            self.retired.popleft()
-            self.changed.notify_all()
-
-    def _prepare(self) -> None:
-        size = self.wanted
-        if self.spares and size <= self.segment_bytes:
-            name = self.spares.pop(0)
-            fd = os.open(name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.dir_fd)
-            # a batch that starts within a block has to read that block first, if it is not in memory
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-            spare = _Spare(name, fd, os.fstat(fd).st_size, True)
-        else:
-            spare = self._create(size)
-        with self.changed:
-            self.ready = spare
-            self.urgent = False
-
-    def _create(self, size: int) -> _Spare:
-        name = f"spare.{os.urandom(8).hex()}"
-        if faults.fail_prepare_errno:
-            raise OSError(faults.fail_prepare_errno, "injected")
-        fd = os.open("prepare.tmp", _CREATE, 0o600, dir_fd=self.dir_fd)
-        try:
-            try:
-                os.posix_fallocate(fd, 0, size)
-            except OSError as problem:
-                if problem.errno not in (_errno.EOPNOTSUPP, _errno.EINVAL):
-                    raise
-            zeros = memoryview(bytes(PREPARE_PIECE))
-            at = 0
-            while at < size:
-                if self.stopping:
-                    raise _Stopping
-                began = time.monotonic()
-                end = min(size, at + PREPARE_PIECE)
-                while at < end:
-                    at += os.pwrite(fd, zeros[:end - at], at)
-                os.fdatasync(fd)
-                with self.changed:
-                    if not self.urgent and not self.stopping:
-                        # leave the disk to the live log for as long as this piece has used it
-                        self.changed.wait(min(time.monotonic() - began, 0.05))
-            os.fsync(fd)
-            os.rename("prepare.tmp", name, src_dir_fd=self.dir_fd, dst_dir_fd=self.dir_fd)
-            os.fsync(self.dir_fd)
-        except BaseException:
-            os.close(fd)
-            os.unlink("prepare.tmp", dir_fd=self.dir_fd)  # at once: it may be what fills the disk
-            raise
-        return _Spare(name, fd, size, False)
-
-
 # --- The log ------------------------------------------------------------------------------------------------
+
+class LogHold:
+    """Keeps what follows ``zxid`` in the log: ``purge()`` goes around it until ``release()``, or this is forgotten."""
+
+    def __init__(self, holds, zxid):
+        self.zxid = zxid
+        self._holds = holds
+        holds.add(self)
+
+    def release(self):
+        """The log may go. Releasing twice is allowed."""
+        self._holds.discard(self)
+
 
 cdef class TxnLog:
     """The transaction log in one directory, which must exist and belong to this process alone.
@@ -1265,6 +655,8 @@ cdef class TxnLog:
         self.segment_bytes = segment_bytes
         self._segments = []
         self.held = deque()
+        self.holds = WeakSet()
+        self.cursors = {}
         self.owner_pid = os.getpid()
         self.dir_fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -1305,12 +697,13 @@ cdef class TxnLog:
 
         The first may begin at or before `after_zxid`. All batches are verified, also those not yielded. A
         torn tail ends the iteration in silence; ``start()`` cuts it. Raises LogCorruption for damage, and if
-        transactions are missing behind `after_zxid` (or it lies beyond the end of a log that is not empty).
+        transactions are missing behind `after_zxid`, or it lies beyond the log's end. (Where an empty directory's log
+        ends is not known, unless the file `base` says so.)
         """
-        cdef _Walk walk
+        cdef Walk walk
         if self.running or self.closed:
             raise RuntimeError("the log was started already")
-        walk = _Walk(self.directory, self.store_id, self.dir_fd)
+        walk = Walk(self.directory, self.store_id, self.dir_fd)
         self.walk = None
         yield from walk.run(int(after_zxid))
         self.walk = walk
@@ -1320,23 +713,23 @@ cdef class TxnLog:
 
         Verifies the log first unless ``recover()`` has done so to its end. Raises LogCorruption, OSError.
         """
-        cdef _Walk walk
-        cdef _Segment live
-        cdef int64_t began, size
+        cdef Walk walk
+        cdef Segment live
+        cdef int64_t began, end, size
         cdef int fd
         if self.running or self.closed:
             raise RuntimeError("the log was started already")
         walk = self.walk
         if walk is None:
-            walk = _Walk(self.directory, self.store_id, self.dir_fd)
+            walk = Walk(self.directory, self.store_id, self.dir_fd)
             for _ in walk.run(None):
                 pass
         self.walk = None
         spares = []
         for name in os.listdir(self.dir_fd):
-            if name.startswith("spare.") or name in ("prepare.tmp", "truncate.tmp"):
+            if name.startswith("spare.") or name in ("prepare.tmp", "truncate.tmp", "base.tmp"):
                 size = os.stat(name, dir_fd=self.dir_fd).st_size
-                if name.startswith("spare.") and size == self.segment_bytes and len(spares) < SPARES:
+                if name.startswith("spare.") and size == self.segment_bytes and len(spares) < _log_preparer.SPARES:
                     spares.append(name)
                 else:
                     os.unlink(name, dir_fd=self.dir_fd)
@@ -1346,16 +739,23 @@ cdef class TxnLog:
             _logger.warning("%s: removed: a crash left it without a single whole batch",
                             os.path.join(self.directory, name))
             os.unlink(name, dir_fd=self.dir_fd)
+        if BASE_NAME in os.listdir(self.dir_fd):
+            if walk.segments:
+                os.unlink(BASE_NAME, dir_fd=self.dir_fd)
+            else:
+                self.shared.has_base = True
         os.fsync(self.dir_fd)
+        end = 0
         if walk.segments:
             live = walk.segments[-1]
+            end = live.end
             fd = os.open(live.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.dir_fd)
             try:
                 # What no batch witnesses as durable may be in memory only, and if an fdatasync failed before
                 # the restart, memory would pass for clean: write it again, so that this fdatasync means
                 # something.
                 began = max(walk.durable_to, <int64_t> SEGMENT_DATA)
-                data = os.pread(fd, walk.end - began, began)
+                data = os.pread(fd, end - began, began)
                 with memoryview(data) as view:
                     size = 0
                     while size < len(data):
@@ -1366,16 +766,19 @@ cdef class TxnLog:
                 raise
             self.shared.live_fd = fd
         self._segments = walk.segments
-        self._set_end(walk.end, walk.chain if walk.segments else 0, walk.last_zxid)
+        self.ends = walk.ends
+        self.based = walk.base is not None
+        self.base = walk.base or 0
+        self._set_end(end, walk.chain if walk.segments else 0, walk.last_zxid)
         if start_thread(&self.shared.thread, _run, self.shared) != 0:
             raise OSError(_errno.EAGAIN, "cannot start the log thread")
         self.running = True
-        self.preparer = _Preparer(self.dir_fd, self.event_fd, self.segment_bytes, spares,
-                                  not self._segments and not spares)
+        self.preparer = _log_preparer.Preparer(self.dir_fd, self.event_fd, self.segment_bytes, spares,
+                                               not self._segments and not spares)
 
     def _set_end(self, int64_t end, uint64_t chain, int64_t zxid):
         """All of the log is durable and ends here. The log thread must be idle."""
-        cdef _Segment live
+        cdef Segment live
         self.live_size = 0
         self.live_id = 0
         self.position = 0
@@ -1400,8 +803,8 @@ cdef class TxnLog:
         """Queue `batch` for the log thread; never waits for the disk. Leave it alone until it is handed back.
 
         Raises ValueError if it is empty, submitted already, or does not follow the batch before it (its first
-        zxid is the next one, or number 1 of a newer epoch; an empty log may start anywhere); RuntimeError if
-        the log is not started.
+        zxid is the next one, or number 1 of a newer epoch; an empty log that has no base may start anywhere);
+        RuntimeError if the log is not started.
         """
         cdef int64_t first = batch.first_zxid
         if not self.running:
@@ -1412,8 +815,8 @@ cdef class TxnLog:
                 or first >> 32 != batch.last_zxid >> 32:
             raise ValueError(f"not a batch to log: {batch!r}, count {batch.count}")
         if not self.refusing:
-            if first != self.submitted_zxid + 1 and not _new_epoch(first, self.submitted_zxid) \
-                    and (self._segments or self.held):
+            if not follows(first, self.submitted_zxid) \
+                    and (self._segments or self.held or self.based):
                 raise ValueError(f"zxid {first:#x} does not follow {self.submitted_zxid:#x}")
             self.submitted_zxid = batch.last_zxid
             if not self.held and self._place(batch):
@@ -1425,11 +828,11 @@ cdef class TxnLog:
 
     cdef bint _place(self, Batch batch) except -1:
         """Give `batch` its place in the log, and to the log thread. False: there is no segment for it yet."""
-        cdef int64_t need = _aligned(LOG_HEADER_BYTES + batch.length), durable_to
+        cdef int64_t need = aligned(LOG_HEADER_BYTES + batch.length), durable_to
         cdef Rotation* rotation = NULL
         cdef Job* job = &batch.job
         cdef Shared* s = self.shared
-        cdef _Segment live
+        cdef Segment live
         if self.position + need > self.live_size:
             spare = self.preparer.take(SEGMENT_DATA + need)
             if spare is None:
@@ -1447,10 +850,10 @@ cdef class TxnLog:
         job.last_zxid = batch.last_zxid
         job.checksum = self.chain
         job.rotation = rotation
+        live = self._segments[-1]
+        live.note(self.stamped_zxid, batch.last_zxid, batch.count, self.position, self.position + need)
         self.position += need
         self.stamped_zxid = batch.last_zxid
-        live = self._segments[-1]
-        live.last_zxid = batch.last_zxid
         batch.submitted = True
         Py_INCREF(batch)
         if self.last == NULL:
@@ -1482,7 +885,7 @@ cdef class TxnLog:
         put64(h + 48, self.chain)
         put64(h + 56, <uint64_t> durable_to)
         put64(h + 64, <uint64_t> self.position)
-        self.chain = _digest(h + 8, LOG_HEADER_BYTES - 8 + batch.length)
+        self.chain = digest(h + 8, LOG_HEADER_BYTES - 8 + batch.length)
         put64(h, self.chain)
         memset(h + LOG_HEADER_BYTES + batch.length, 0, 8)
         return 0
@@ -1491,8 +894,11 @@ cdef class TxnLog:
         """Make `spare` the live segment, as far as the loop is concerned."""
         cdef uint64_t segment_id = int.from_bytes(os.urandom(8), "little")
         cdef str name = f"log.{first_zxid:016x}"
-        cdef bytes header = _segment_header(self.store_id, segment_id, first_zxid, self.chain, spare.size,
-                                            spare.recycled)
+        cdef Segment live
+        cdef bint known = bool(self._segments) or self.based
+        cdef int64_t before = self.stamped_zxid if known else first_zxid - 1
+        cdef bytes header = segment_header(self.store_id, segment_id, first_zxid, self.chain, spare.size,
+                                           spare.recycled, before if known else None)
         cdef bytes old_name = os.fsencode(spare.name), new_name = os.fsencode(name)
         cdef Rotation* rotation = <Rotation*> calloc(1, sizeof(Rotation))
         if rotation == NULL:
@@ -1502,7 +908,9 @@ cdef class TxnLog:
         memcpy(rotation.header, PyBytes_AS_STRING(header), SEGMENT_HEADER_BYTES)
         strncpy(rotation.old_name, PyBytes_AS_STRING(old_name), sizeof(rotation.old_name) - 1)
         strncpy(rotation.new_name, PyBytes_AS_STRING(new_name), sizeof(rotation.new_name) - 1)
-        self._segments.append(_Segment(name, first_zxid, first_zxid - 1, spare.size, segment_id))
+        live = Segment(name, before, first_zxid, spare.size, segment_id)
+        live.before_known = known
+        self._segments.append(live)
         self.live_id = segment_id
         self.live_size = spare.size
         self.position = SEGMENT_DATA
@@ -1573,8 +981,10 @@ cdef class TxnLog:
         cdef Job* job = self.first
         cdef Job* following
         cdef Batch batch
-        cdef _Segment live
+        cdef Segment live
         cdef int error
+        cdef int64_t count = 0  # of the transactions refused in the segment that is live then
+        cdef bint counting = True
         cdef list refused = []
         pthread_mutex_lock(&s.lock)
         error = s.refused_errno
@@ -1595,11 +1005,14 @@ cdef class TxnLog:
             batch = <Batch> job.owner
             if job.rotation != NULL:
                 if job.rotation.fd >= 0:
+                    counting = False
                     c_close(job.rotation.fd)
                     self._segments.pop()
                     self.preparer.put_back((<bytes> job.rotation.old_name).decode(), error)
                 free(job.rotation)
                 job.rotation = NULL
+            if counting:
+                count += batch.count
             batch.submitted = False
             refused.append(batch)
             Py_DECREF(batch)
@@ -1608,7 +1021,7 @@ cdef class TxnLog:
         if self._segments:
             live = self._segments[-1]
             self.live_size = live.size
-            live.last_zxid = max(live.first_zxid - 1, self.stamped_zxid)
+            live.take_back(max(live.first_zxid - 1, self.stamped_zxid), count, self.position)
         return refused
 
     def acknowledge_refusal(self):
@@ -1628,112 +1041,133 @@ cdef class TxnLog:
         pthread_mutex_unlock(&self.shared.lock)
         return result or bool(self.held)
 
+    # Reading back
+
+    def take_index(self):
+        """(zxid before the first batch, array('q') of every batch's last zxid), as found by ``recover()``; once.
+
+        Raises RuntimeError if the log was not read yet, or this was taken before.
+        """
+        cdef Walk walk = self.walk
+        if walk is not None:
+            ends, walk.ends = walk.ends, None
+            return walk.base or 0, ends
+        ends, self.ends = self.ends, None
+        if ends is None:
+            raise RuntimeError("the log has no index to give")
+        return self.base_zxid, ends
+
+    def read(self, int64_t after_zxid, int64_t max_bytes):
+        """The durable batches that follow zxid `after_zxid`, as RecoveredBatch, each verified; [] behind the last.
+
+        Whole batches, of about `max_bytes` together (headers included) and at least one. `after_zxid` is the last
+        zxid of a batch, or ``base_zxid``. From the disk, if the page cache has it no more: the caller waits for that.
+        Raises KeyError if it is no such zxid, RuntimeError if the log is not started, LogCorruption, OSError.
+        """
+        cdef Segment segment
+        cdef Shared* s = self.shared
+        cdef int64_t durable_zxid, durable_end, offset, current, stopped = 0, after = after_zxid, left = max_bytes
+        cdef uint64_t live_id
+        cdef list found = [], batches
+        if not self.running:
+            raise RuntimeError("the log is not open")
+        pthread_mutex_lock(&s.lock)
+        durable_zxid = s.durable_zxid
+        durable_end = s.durable_end
+        live_id = s.live_id
+        pthread_mutex_unlock(&s.lock)
+        if after > durable_zxid:
+            raise KeyError(after)
+        while after != durable_zxid and (left > 0 or not found):
+            for segment in reversed(self._segments):
+                if segment.before <= after:
+                    break
+            else:
+                raise KeyError(after)
+            cursor = self.cursors.pop(after, None)
+            if cursor is not None:
+                current, offset = after, cursor
+            else:
+                offset = start_of(segment, after, &current)
+            batches = read_batches(self.directory, self.dir_fd, segment, offset, current, after,
+                                   durable_end if segment.segment_id == live_id else segment.end, left, &stopped)
+            found += batches
+            after = batches[-1].last_zxid
+            left -= stopped - <int64_t> batches[0].offset
+            if after != segment.last_zxid:
+                if len(self.cursors) >= READERS:
+                    del self.cursors[next(iter(self.cursors))]
+                self.cursors[after] = stopped
+        return found
+
+    def hold(self, int64_t zxid):
+        """Keep every transaction after `zxid` until the LogHold returned is released, or nobody refers to it."""
+        return LogHold(self.holds, zxid)
+
     # Keeping house
 
-    def purge(self, int64_t covered_zxid, *, int keep_segments=0):
+    def purge(self, int64_t covered_zxid, *, int keep_segments=0, int64_t keep_txns=0, int64_t keep_bytes=0):
         """Recycle or remove, in the background, segments with no transaction after `covered_zxid`.
 
-        The live segment stays, and of the others the newest `keep_segments` covered ones. Returns the names
-        of those that go.
+        Of these, what stays: the live segment; the newest `keep_segments` others; as many of the newest as it takes
+        for the log to have `keep_txns` transactions, but no more than it takes for `keep_bytes` (0: no such bound);
+        what is behind the zxid of a ``hold()``. Returns the names of those that go.
         """
-        cdef _Segment segment
-        cdef int64_t limit = min(covered_zxid, self.shared.durable_zxid)
+        cdef Segment segment
+        cdef int64_t limit = min(covered_zxid, self.shared.durable_zxid), txns = 0, used = 0
+        cdef Py_ssize_t going, i
         if not self.running:
             raise RuntimeError("the log is not open for appending")
-        covered = []
+        for hold in self.holds:
+            limit = min(limit, <int64_t> hold.zxid)
+        going = 0
         for segment in self._segments[:-1]:
             if segment.last_zxid > limit:
                 break
-            covered.append(segment)
+            going += 1
         if keep_segments > 0:
-            covered = covered[:-keep_segments]
-        if covered:
-            segment = covered[-1]
-            self.purged_zxid = segment.last_zxid
-            del self._segments[:len(covered)]
-        names = [(<_Segment> segment).name for segment in covered]
+            going = max(0, going - keep_segments)
+        for i in range(len(self._segments) - 1, -1, -1):
+            if txns >= keep_txns or (keep_bytes and used >= keep_bytes):
+                break
+            segment = self._segments[i]
+            txns += segment.txns
+            used += segment.end
+            going = min(going, i)
+        names = [(<Segment> segment).name for segment in self._segments[:going]]
         if names:
+            self.cursors.clear()
+            del self._segments[:going]
             self.preparer.retire(names)
         return names
-
-    def read(self, int64_t after_zxid, int64_t max_bytes):
-        """Read batches back that are durable: those behind the batch end `after_zxid`, about `max_bytes` of payload
-        and at least one, if there is one. Each is verified. Reading on where the last call ended costs no search.
-
-        Raises LogCorruption if one cannot be read as it was written, KeyError if `after_zxid` was purged.
-        """
-        cdef _Segment segment
-        cdef _Window window
-        cdef const uint8_t* h
-        cdef int64_t at, n, first, count, taken = 0
-        cdef Py_ssize_t i = 0
-        cdef int64_t end = self.shared.durable_zxid
-        if after_zxid < self.purged_zxid:
-            raise KeyError(f"zxid {after_zxid:#x} lies before the purged {self.purged_zxid:#x}")
-        found = []
-        at = 0
-        if self.cursor is not None and self.cursor[0] == after_zxid:
-            _, name, at = self.cursor
-            while i < len(self._segments) and (<_Segment> self._segments[i]).name != name:
-                i += 1
-            if i == len(self._segments):
-                i = at = 0
-        if at == 0:
-            at = SEGMENT_DATA
-            while i + 1 < len(self._segments) and (<_Segment> self._segments[i + 1]).first_zxid <= after_zxid:
-                i += 1
-        while i < len(self._segments) and taken < max_bytes:
-            segment = self._segments[i]
-            window = _Window(self.directory, segment.name, self.dir_fd)
-            while taken < max_bytes and after_zxid < end and after_zxid < segment.last_zxid:
-                if not _plausible(window, at):
-                    raise LogCorruption(window.path, at, "a batch that was durable cannot be read any more")
-                h = window.look(at, LOG_HEADER_BYTES)
-                n = get32(h + 16)
-                count = get32(h + 20)
-                first = <int64_t> get64(h + 24)
-                if first + count - 1 > after_zxid:
-                    if get64(h + 40) != segment.segment_id:
-                        raise LogCorruption(window.path, at, "a batch of another segment stands there")
-                    after_zxid = first + count - 1
-                    found.append(RecoveredBatch(first, count, first >> 32, window.view(at + LOG_HEADER_BYTES, n),
-                                                window.path, at))
-                    taken += n
-                at += _aligned(LOG_HEADER_BYTES + n)
-            if after_zxid >= end:
-                break
-            if after_zxid >= segment.last_zxid:
-                i += 1
-                if i < len(self._segments):
-                    at = SEGMENT_DATA
-                else:
-                    break
-        if found:
-            if i < len(self._segments):
-                self.cursor = (after_zxid, (<_Segment> self._segments[i]).name, at)
-        return found
 
     def truncate(self, int64_t zxid):
         """Drop every transaction after `zxid`, durably; waits for the disk.
 
-        A crash on the way leaves a log that ends somewhere between `zxid` and its former end. Raises
-        RuntimeError while anything is in flight, ValueError if purged transactions would have to go,
-        LogCorruption, OSError (which leaves the log unusable: restart).
+        A crash on the way leaves a log that ends somewhere between `zxid` and its former end. What was not touched
+        is not read again: it costs as much as what goes, and at most one segment that stays. Raises RuntimeError
+        while anything is in flight, ValueError if `zxid` lies before ``base_zxid``, LogCorruption, OSError (which
+        leaves the log unusable: restart).
         """
-        cdef _Segment segment
-        cdef _Walk walk
+        cdef Segment segment
+        cdef Walk walk
+        cdef int64_t base = self.base_zxid
         cdef int fd
         if not self.running or self.busy() or self.first != NULL or self.refusing:
             raise RuntimeError("the log is not idle")
         if zxid >= self.stamped_zxid:
             return
-        self.cursor = None
-        if zxid < self.purged_zxid:
-            raise ValueError(f"zxid {zxid:#x} lies before the purged {self.purged_zxid:#x}")
+        if zxid < base:
+            raise ValueError(f"zxid {zxid:#x} lies before {base:#x}, where the log begins")
         self.preparer.settle()
+        self.cursors.clear()
         if self.shared.live_fd >= 0:
             c_close(self.shared.live_fd)
             self.shared.live_fd = -1
+        segment = self._segments[0]
+        if segment.first_zxid > zxid:
+            write_base(self.dir_fd, base)
+            self.shared.has_base = True
         # the newest first, each for good before the next: what remains has no gap at any time
         while self._segments:
             segment = self._segments[-1]
@@ -1742,27 +1176,27 @@ cdef class TxnLog:
             os.unlink(segment.name, dir_fd=self.dir_fd)
             os.fsync(self.dir_fd)
             self._segments.pop()
-        if self._segments:
-            segment = self._segments[-1]
-            if segment.last_zxid > zxid:
-                self._shorten(segment, zxid)
-        # Read it all again, rather than trust what was just done.
-        walk = _Walk(self.directory, self.store_id, self.dir_fd)
-        for _ in walk.run(None):
+        if not self._segments:
+            self.based = True
+            self.base = base
+            self._set_end(0, 0, base)
+            return
+        segment = self._segments.pop()
+        if segment.last_zxid > zxid:
+            self._shorten(segment, zxid)
+        # Read it again, rather than trust what was just done.
+        walk = Walk(self.directory, self.store_id, self.dir_fd)
+        for _ in walk.run(None, False, [segment.name]):
             pass
-        walk.segments = [s for s in walk.segments if (<_Segment> s).first_zxid > self.purged_zxid]
-        self._segments = walk.segments
-        if self._segments:
-            segment = self._segments[-1]
-            fd = os.open(segment.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.dir_fd)
-            self.shared.live_fd = fd
-            self._set_end(walk.end, walk.chain, walk.last_zxid)
-        else:
-            self._set_end(0, 0, 0)
+        self._segments += walk.segments
+        segment = self._segments[-1]
+        fd = os.open(segment.name, os.O_RDWR | os.O_CLOEXEC, dir_fd=self.dir_fd)
+        self.shared.live_fd = fd
+        self._set_end(segment.end, walk.chain, walk.last_zxid)
 
-    def _shorten(self, _Segment segment, int64_t zxid):
+    def _shorten(self, Segment segment, int64_t zxid):
         """Replace a segment by a copy that ends with `zxid`; renamed into place: it is one or the other."""
-        cdef _Window window = _Window(self.directory, segment.name, self.dir_fd)
+        cdef Window window = Window(self.directory, segment.name, self.dir_fd)
         cdef const uint8_t* h
         cdef int64_t at = SEGMENT_DATA, n, first, count, size, keep
         cdef bytearray last
@@ -1774,7 +1208,7 @@ cdef class TxnLog:
             count = get32(h + 20)
             if first + count - 1 > zxid:
                 break
-            at += _aligned(LOG_HEADER_BYTES + n)
+            at += aligned(LOG_HEADER_BYTES + n)
         last = bytearray()
         if first <= zxid:
             # the cut goes through a batch: keep its first transactions
@@ -1789,9 +1223,10 @@ cdef class TxnLog:
             struct.pack_into("<Q", last, 0, _xxh3(memoryview(last)[8:]))
         size = (at + len(last) + 4095) & ~4095
         head = bytes(window.view(0, SEGMENT_HEADER_BYTES))
-        fields = _SEGMENT_HEADER.unpack_from(head, 8)
-        head = _segment_header(fields[3], fields[4], fields[5], fields[6], size, False)
-        fd = os.open("truncate.tmp", _CREATE, 0o600, dir_fd=self.dir_fd)
+        fields = SEGMENT_HEADER.unpack_from(head, 8)
+        head = segment_header(fields[3], fields[4], fields[5], fields[6], size, False,
+                              segment.before if segment.before_known else None)
+        fd = os.open("truncate.tmp", os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=self.dir_fd)
         with os.fdopen(fd, "wb") as copy:
             copy.write(head)
             copy.write(bytes(SEGMENT_DATA - len(head)))
@@ -1856,12 +1291,21 @@ cdef class TxnLog:
 
     @property
     def last_zxid(self):
-        """The last zxid submitted and not refused; 0 in an empty log. From recover() to start(): found."""
-        cdef _Walk walk
+        """The last zxid submitted and not refused; an empty log's base. From recover() to start(): found."""
+        cdef Walk walk
         if self.walk is not None:
             walk = self.walk
             return walk.last_zxid
         return self.submitted_zxid
+
+    @property
+    def base_zxid(self):
+        """Everything after this zxid is in the log: the last one purged, or the state's that the log began behind."""
+        cdef Segment segment
+        if self._segments:
+            segment = self._segments[0]
+            return segment.before
+        return self.base
 
     @property
     def durable_zxid(self):
@@ -1915,7 +1359,7 @@ cdef class TxnLog:
     @property
     def segments(self):
         """The segments as SegmentInfo, oldest first; the last one is live."""
-        cdef _Segment s
+        cdef Segment s
         return [SegmentInfo(os.path.join(self.directory, s.name), s.first_zxid, s.last_zxid, s.size)
                 for s in self._segments]
 

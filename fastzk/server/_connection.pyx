@@ -29,7 +29,7 @@ from fastzk._codec cimport (
     put_u8, reader_init,
 )
 from fastzk._constants cimport (
-    ERR_AUTH_FAILED, ERR_MARSHALLING, ERR_OK, ERR_RECONFIG_DISABLED,
+    ERR_AUTH_FAILED, ERR_OK,
     ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED,
     OP_AUTH, OP_CHECK, OP_CHECK_NOT_EXISTS, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER,
     OP_CREATE_IF_NOT_EXISTS, OP_CREATE_SESSION, OP_CREATE_TTL, OP_DELETE, OP_DELETE_CONTAINER, OP_FILTERED_LIST,
@@ -97,7 +97,7 @@ logger = logging.getLogger("fastzk.server.connection")
 cdef inline bint is_write(int32_t op) noexcept nogil:
     return op in (
         OP_SET_DATA, OP_CREATE, OP_DELETE, OP_CREATE2, OP_MULTI, OP_SET_ACL, OP_CHECK, OP_CREATE_CONTAINER,
-        OP_CREATE_TTL, OP_DELETE_CONTAINER, OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS, OP_REMOVE_RECURSIVE,
+        OP_CREATE_TTL, OP_DELETE_CONTAINER, OP_RECONFIG, OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS, OP_REMOVE_RECURSIVE,
     )
 
 
@@ -495,11 +495,6 @@ cdef class Connection(Client):
             service.sessions.closing(self.session_id)
             self.block(BLOCK_CONNECT)                # nothing comes after it
             pipeline.close_session(self, self.session_id, xid, now)
-        elif op == OP_RECONFIG:
-            for _ in range(3):                       # joining, leaving and new members
-                get_span(&r)
-            get_i64(&r)
-            pipeline.refuse(self, op, xid, ERR_MARSHALLING if r.bad else ERR_RECONFIG_DISABLED, now)
         else:
             logger.info("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id,
                         f"unknown request type {op}")

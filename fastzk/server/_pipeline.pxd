@@ -55,6 +55,7 @@ cdef class Pipeline(Line):
     cdef public object on_submit     # (Batch): it goes to the disk; broadcast it
     cdef public object send_outcome  # (server id, OUTCOME frame)
     cdef public object confirm       # () -> number of a round that confirms the leader
+    cdef public object reconfigure   # see Pipeline.reconfigure in the .pyi; None: reconfigEnabled is false
     cdef public object on_claim      # (session, server id, timeout in ms): its client has connected there
     cdef bint asking                 # a sync of this turn waits for a confirmation to be asked for,
     cdef int64_t ticket              # which will have this ticket
@@ -79,7 +80,8 @@ cdef class Pipeline(Line):
     cdef Round fresh_round(self)
     cdef int32_t decide(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t wall_ms) except? 0
     cdef int32_t may(self, int64_t session, int64_t server) noexcept
-    cdef int propose_opening(self, int64_t epoch) except -1
+    cdef int propose_opening(self, int64_t epoch, bytes membership) except -1
+    cdef int32_t reconfig(self, Client client, Reader* r, int32_t xid, int64_t wall_ms) except? 1
     cdef int asked(self, int64_t seq, int64_t session, int32_t xid, int32_t op, Span auth, Span body, int64_t now_ns,
                    int64_t wall_ms) except -1
     cdef int put_outcome(self, int64_t seq, int32_t status, int64_t zxid) except -1

@@ -39,9 +39,9 @@ from fastzk._codec cimport (
     reader_init,
 )
 from fastzk._constants cimport (
-    ERR_CONNECTION_LOSS, ERR_NOT_READ_ONLY, ERR_OK,
+    ERR_CONNECTION_LOSS, ERR_MARSHALLING, ERR_NOT_READ_ONLY, ERR_OK, ERR_RECONFIG_DISABLED, ERR_UNIMPLEMENTED,
     OP_CHECK, OP_CHECK_NOT_EXISTS, OP_CLOSE_SESSION, OP_CREATE_SESSION, OP_DELETE_CONTAINER, OP_ERROR, OP_FILTERED_LIST,
-    OP_MULTI, OP_SYNC,
+    OP_MULTI, OP_RECONFIG, OP_SYNC,
 )
 from fastzk._log cimport LOG_HEADER_BYTES
 from fastzk.server._clients cimport fz_monotonic_ns, fz_wall_ms, put_reply
@@ -59,6 +59,11 @@ cdef enum:
 cdef inline int64_t following(int64_t zxid) noexcept nogil:
     # The next zxid. Number 0 of an epoch is never a transaction's, so that an epoch can be named by it.
     return zxid + 1 if <uint32_t>(zxid + 1) else zxid + 2
+
+
+cdef object text_of(Span text):
+    # What a client sent as a string; None is one, too.
+    return None if text.n < 0 else (<const uint8_t*>text.p)[:text.n].decode("utf-8", "replace")
 
 
 cdef bint are_identities(Span auth) noexcept:
@@ -194,6 +199,9 @@ cdef class Pipeline(Line):
     cdef int32_t decide(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t wall_ms) except? 0:
         # What becomes of a request: the kind of its entry. `err` goes with KIND_ERROR, the details of the others are
         # the preparer's.
+        if op == OP_RECONFIG:
+            self.err = self.reconfig(client, r, xid, wall_ms)
+            return KIND_ERROR if self.err else KIND_TXN
         self.err = self.preparer.prepare(client, op, r, xid, self.next_zxid, wall_ms)
         if self.err:
             return KIND_ERROR
@@ -204,6 +212,26 @@ cdef class Pipeline(Line):
         if op >= OP_FILTERED_LIST and self.preparer.unlogged:
             return KIND_ERROR if op == OP_CHECK_NOT_EXISTS else KIND_ECHO
         return KIND_TXN
+
+    cdef int32_t reconfig(self, Client client, Reader* r, int32_t xid, int64_t wall_ms) except? 1:
+        # A request to change the servers: ERR_OK with the transaction in the preparer, or the error to answer.
+        cdef Span joining = get_span(r)
+        cdef Span leaving = get_span(r)
+        cdef Span members = get_span(r)
+        cdef int64_t version = get_i64(r)
+        if r.bad:
+            return ERR_MARSHALLING
+        if self.reconfigure is None:
+            return ERR_RECONFIG_DISABLED
+        if self.mode == MODE_STANDALONE:
+            return ERR_UNIMPLEMENTED
+        answer = self.reconfigure(
+            text_of(joining), text_of(leaving), text_of(members), version, self.next_zxid,
+            self.preparer.may_reconfigure(client))
+        if not isinstance(answer, bytes):
+            return answer
+        self.preparer.reconfig(client.session_id, xid, self.next_zxid, wall_ms, answer)
+        return ERR_OK
 
     cdef int write(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t now_ns) except -1:
         cdef int32_t err, kind
@@ -231,7 +259,8 @@ cdef class Pipeline(Line):
         if length > self.large_threshold:
             entry.large = length
             self.large_bytes += length
-        return self.log_txn()
+        self.log_txn()
+        return self.submit() if op == OP_RECONFIG else 0     # from here on the new servers have a say, too
 
     cdef int sync(self, Client client, Reader* r, int32_t xid, int64_t now_ns) except -1:
         cdef int32_t err
@@ -479,10 +508,10 @@ cdef class Pipeline(Line):
         """Whether it leads an ensemble, with its opening applied."""
         return self.mode == MODE_LEADING
 
-    def begin(self, epoch: int) -> int:
+    def begin(self, epoch: int, membership: bytes | None = None) -> int:
         """Propose the opening of a new epoch, which this server leads; its zxid.
 
-        Everything in the log before it has to be applied (``catch_up``) before ``commit_to`` reaches it.
+        With ``membership`` it brings the first content of /zookeeper/config, otherwise it changes nothing. Everything in the log before it has to be applied (``catch_up``) before ``commit_to`` reaches it.
 
         Raises:
             RuntimeError: it is not closed.
@@ -500,7 +529,7 @@ cdef class Pipeline(Line):
         self.confirmed_round = -1
         self.confirmed = self.ticket
         self.ticket += 1
-        self.propose_opening(epoch)
+        self.propose_opening(epoch, membership)
         return zxid
 
     def roll_epoch(self, epoch: int) -> int:
@@ -516,16 +545,33 @@ cdef class Pipeline(Line):
         if zxid <= self.proposed:
             raise ValueError(f"epoch {epoch} does not follow 0x{self.proposed:x}")
         self.submit()
-        self.propose_opening(epoch)
+        self.propose_opening(epoch, None)
         return zxid
 
-    cdef int propose_opening(self, int64_t epoch) except -1:
-        # One transaction that changes nothing, in a round of its own.
+    def change_membership(self, make) -> None:
+        """Propose a new membership, which nobody asked for; ``make`` makes its text of the transaction's zxid.
+
+        Raises:
+            RuntimeError: it does not lead.
+        """
+        if self.mode != MODE_LEADING or self.exhausted:
+            raise RuntimeError("only a leader can change the membership")
+        self.preparer.reconfig(0, 0, self.next_zxid, fz_wall_ms(), make(self.next_zxid))
+        self.enter(None, KIND_TXN, OP_RECONFIG, 0, fz_monotonic_ns())
+        self.log_txn()
+        self.submit()
+
+    cdef int propose_opening(self, int64_t epoch, bytes membership) except -1:
+        # One transaction, in a round of its own.
+        cdef int32_t op = OP_ERROR if membership is None else OP_RECONFIG
         self.exhausted = False
         self.next_zxid = epoch << 32 | 1
-        self.preparer.begin(0, 0, self.next_zxid, fz_wall_ms(), OP_ERROR)
-        put_i32(&self.preparer.txn, ERR_OK)
-        self.enter(None, KIND_TXN, OP_ERROR, 0, fz_monotonic_ns())
+        if membership is None:
+            self.preparer.begin(0, 0, self.next_zxid, fz_wall_ms(), OP_ERROR)
+            put_i32(&self.preparer.txn, ERR_OK)
+        else:
+            self.preparer.reconfig(0, 0, self.next_zxid, fz_wall_ms(), membership)
+        self.enter(None, KIND_TXN, op, 0, fz_monotonic_ns())
         self.log_txn()
         return self.submit()
 
@@ -706,7 +752,8 @@ cdef class Pipeline(Line):
         else:
             self.put_outcome(seq, OUTCOME_TXN, self.next_zxid)
         self.enter(None, KIND_REMOTE, op, xid, now_ns)
-        return self.log_txn()
+        self.log_txn()
+        return self.submit() if op == OP_RECONFIG else 0
 
     cdef int put_outcome(self, int64_t seq, int32_t status, int64_t zxid) except -1:
         cdef uint8_t* p

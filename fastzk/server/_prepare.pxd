@@ -15,6 +15,7 @@ cdef class Preparer:
     cdef dict fixed                  # ACL as asked for -> as stored, for those that depend on nobody
     cdef public object fix_acl       # (vector bytes, identities) -> vector bytes, or None: invalid
     cdef public bint ttl_enabled     # extendedTypesEnabled
+    cdef public bint keeps_membership        # /zookeeper/config changes by reconfig only
     cdef int32_t multi_count         # of a refused multi: its operations,
     cdef int32_t multi_failed        # the one that was refused,
     cdef int32_t multi_error         # and why
@@ -44,6 +45,8 @@ cdef class Preparer:
     cdef Quotas quotas               # the applier's; set by the pipeline
     cdef int close_session(self, int64_t session, int64_t zxid, int64_t now, int32_t xid) except -1
     cdef int create_session(self, int64_t session, int32_t timeout, int64_t zxid, int64_t now) except -1
+    cdef int reconfig(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, bytes text) except -1
+    cdef bint may_reconfigure(self, Client client) except -1
     cdef int gone(self, const uint8_t* p, int32_t n, int64_t session, int64_t zxid) except -1
 
 

@@ -11,6 +11,8 @@ class Preparer:
     fix_acl: Callable[[bytes, list[tuple[str, str]]], bytes | None]
     #: Whether znodes with a time to live may be made (``extendedTypesEnabled``).
     ttl_enabled: bool
+    #: Whether /zookeeper/config holds the membership of an ensemble: then only a reconfiguration changes it.
+    keeps_membership: bool
     #: Whether a multi may hold requests beyond ZooKeeper's.
     extensions: bool
     #: Bytes of a transaction that a removeRecursive may become.

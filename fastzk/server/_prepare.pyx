@@ -25,7 +25,7 @@ from fastzk._constants cimport (
     MODE_PERSISTENT_SEQUENTIAL_WITH_TTL, MODE_PERSISTENT_WITH_TTL,
     OP_CHECK, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_SESSION, OP_CREATE_TTL,
     OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS, OP_DELETE, OP_DELETE_CONTAINER, OP_ERROR, OP_FILTERED_LIST, OP_MULTI,
-    OP_REMOVE_RECURSIVE, OP_SET_ACL, OP_SET_DATA,
+    OP_RECONFIG, OP_REMOVE_RECURSIVE, OP_SET_ACL, OP_SET_DATA,
     PERM_ADMIN, PERM_CREATE, PERM_DELETE, PERM_READ, PERM_WRITE,
 )
 from fastzk._paths cimport parent_length, valid_path
@@ -36,6 +36,8 @@ from fastzk.server._quota cimport QUOTA_ROOT_BYTES, is_below_quota
 cdef int64_t CONTAINER_OWNER = <int64_t>0x8000000000000000ULL
 cdef int64_t MAX_TTL = 0xFFFFFFFFFFLL
 cdef int FIXED_MAX = 4096
+cdef const char* CONFIG_PATH = b"/zookeeper/config"
+cdef int32_t CONFIG_BYTES = 17
 cdef int32_t HEADER_BYTES = 32                 # of a TxnHeader
 cdef size_t MULTI_BYTES = 16 << 20             # of a multi's transaction, unless its request was larger
 
@@ -59,6 +61,10 @@ cdef inline bint is_special(const uint8_t* p, int32_t n) noexcept nogil:
     return n == 10 or (
         n == 16 and memcmp(p + 10, b"/quota", 6) == 0
     ) or (n == 17 and memcmp(p + 10, b"/config", 7) == 0)
+
+
+cdef inline bint is_config(const uint8_t* p, int32_t n) noexcept nogil:
+    return n == CONFIG_BYTES and memcmp(p, CONFIG_PATH, CONFIG_BYTES) == 0
 
 
 cdef inline bint is_limits(const uint8_t* p, int32_t n, int32_t above, int32_t parent) noexcept nogil:
@@ -338,6 +344,8 @@ cdef class Preparer:
             return ERR_NO_NODE if valid_path(path.p, path.n) else ERR_BAD_ARGUMENTS
         if not acl_permits(self.tree.acls, node.acl, PERM_WRITE, &client.auth):
             return ERR_NO_AUTH
+        if self.keeps_membership and is_config(path.p, n):
+            return ERR_BAD_ARGUMENTS          # who belongs to the ensemble is read from it
         if self.quotas.active:
             err = self.quotas.ask(path.p, n, 0, (data.n if data.n > 0 else 0) - <int64_t>node.data_len, zxid)
             if err:
@@ -681,6 +689,34 @@ cdef class Preparer:
         for path in doomed:
             self.gone(path, <int32_t>len(path), session, zxid)
         return 0
+
+    cdef bint may_reconfigure(self, Client client) except -1:
+        # Whether the client may write /zookeeper/config.
+        cdef Change room
+        cdef const uint8_t* path = <const uint8_t*>CONFIG_PATH
+        cdef Change* node = self.overlay.view(path, CONFIG_BYTES, self.tree.hash(path, CONFIG_BYTES), &room)
+        return node != NULL and acl_permits(self.tree.acls, node.acl, PERM_WRITE, &client.auth)
+
+    cdef int reconfig(self, int64_t session, int32_t xid, int64_t zxid, int64_t now, bytes text) except -1:
+        # A new membership, which is accepted already. As in ZooKeeper the znode's version is -1 after it.
+        cdef Change room
+        cdef const uint8_t* path = <const uint8_t*>CONFIG_PATH
+        cdef const uint8_t* data = text
+        cdef int32_t n = <int32_t>len(text)
+        cdef uint64_t h = self.tree.hash(path, CONFIG_BYTES)
+        cdef Change* node = self.overlay.view(path, CONFIG_BYTES, h, &room)
+        if node == NULL:
+            raise RuntimeError("there is no znode /zookeeper/config")
+        self.begin(session, xid, zxid, now, OP_RECONFIG)
+        room = node[0]
+        if self.quotas.active:
+            self.quotas.propose(path, CONFIG_BYTES, 0, n - <int64_t>room.data_len, zxid)
+        node = self.overlay.touch(path, CONFIG_BYTES, h, &room, zxid)
+        node.version = -1
+        node.data_len = n
+        put_span(&self.txn, path, CONFIG_BYTES)
+        put_span(&self.txn, data, n)
+        return put_i32(&self.txn, -1)
 
     cdef int gone(self, const uint8_t* p, int32_t n, int64_t session, int64_t zxid) except -1:
         cdef int32_t above = parent_length(p, n)

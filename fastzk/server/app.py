@@ -45,11 +45,10 @@ from fastzk.server.checkpoint import Checkpointer, CheckpointResult
 from fastzk.server.config import Config
 from fastzk.server.containers import ContainerManager
 from fastzk.server.ensemble import Ensemble
-from fastzk.server.epochs import EpochFile
 from fastzk.server.extensions import virtual_znodes
 from fastzk.server.four_letter import COMMANDS, answer
 from fastzk.server.ports import bind
-from fastzk.server.recovery import Recovered, checkpoint_meta, recover, state_path
+from fastzk.server.recovery import Recovered, checkpoint_meta, recover
 from fastzk.server.sasl import SaslAuthenticator, read_jaas
 from fastzk.server.stats import ServerStats
 from fastzk.server.store import StoreFull
@@ -71,8 +70,6 @@ CHECKPOINT_SHARE: Final = 4
 SPIN_MICROSECONDS: Final = 150
 #: Covered log segments kept beside the live one.
 KEEP_SEGMENTS: Final = 1
-#: In the data directory: what an ensemble's member has promised.
-PROMISE_FILE: Final = "promise"
 #: Not an exit code: the data directory has a new content, which a new start has to load.
 BEGIN_ANEW: Final = -1
 
@@ -96,7 +93,7 @@ def _serve_once(config: Config) -> int:
     passwords = read_jaas(config.jaas_path, config.jaas_section) if config.jaas_path else None
     with ExitStack() as bound:
         ports = Ports(*(place and bound.enter_context(bind(*place)) for place in _places(config)))
-        recovered = recover(config)
+        recovered = recover(config, ensemble=config.ensemble is not None, apply_tail=config.ensemble is None)
         bound.pop_all()
     loop = uvloop.new_event_loop()
     try:
@@ -149,6 +146,7 @@ class Server:
         self._lock = recovered.lock
         self._store = recovered.store
         self._log = recovered.log
+        self._history = recovered.history
         self._tree = tree = recovered.tree
         self._applier = recovered.applier
         self._sessions = recovered.sessions
@@ -211,13 +209,12 @@ class Server:
             self._lines.append(following)
             self._ensemble = Ensemble(
                 loop,
+                config,
                 config.ensemble,
                 recovered,
                 service=self._service,
                 pipeline=pipeline,
                 following=following,
-                epochs=EpochFile(config.data_dir / PROMISE_FILE),
-                state=state_path(config),
                 listener=ports.servers,
                 on_role=self._role_changed,
                 on_installed=self._begin_anew,
@@ -470,12 +467,11 @@ class Server:
         error = future.exception()
         if error is None:
             covered = future.result().zxid
-            if self._ensemble is not None:
-                covered = self._ensemble.purgeable(covered)
-            gone = self._log.purge(covered, keep_segments=KEEP_SEGMENTS)
+            if self._history is None:
+                gone = self._log.purge(covered, keep_segments=KEEP_SEGMENTS)
+            else:
+                gone = self._history.purge(covered)
             if gone:
-                if self._ensemble is not None:
-                    self._ensemble.purged()
                 logger.info("log purged covered=0x%x segments=%d", future.result().zxid, len(gone))
         elif isinstance(error, StoreFull):
             # Its pages count as changed again; the next one is due when the pause is over.

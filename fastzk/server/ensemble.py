@@ -28,7 +28,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -38,13 +37,13 @@ from fastzk.server._connection import Service
 from fastzk.server._following import Following
 from fastzk.server._line import Line
 from fastzk.server._pipeline import Pipeline
+from fastzk.server.config import Config
 from fastzk.server.ensemble_config import EnsembleConfig
-from fastzk.server.epochs import EpochFile
 from fastzk.server.peers import Peers
-from fastzk.server.reconfig import CONFIG_PATH
-from fastzk.server.recovery import Recovered
-from fastzk.server.store import META_CHECKPOINT_ZXID, META_SESSION_SECRET, pack_int
-from fastzk.server.transfer import HOLD_SECONDS, StateReceiver, StateSender, install
+from fastzk.server.recovery import Recovered, adopt_secret
+from fastzk.server.roster import Roster, recovered_memberships
+from fastzk.server.store import StoreError
+from fastzk.server.transfer import StatePump, StateReceiver, StateSender, TransferError
 from fastzk.server.zab.actions import (
     Action,
     Confirmed,
@@ -70,8 +69,12 @@ logger = logging.getLogger(__name__)
 #: Seconds between looks at the clock: while nobody leads, and otherwise.
 LOOKING_TICK: Final = 0.005
 TICK: Final = 0.05
+#: A leader goes on in a later epoch when the counter of its zxids has come so far.
+ROLL_AT: int = 0xF000_0000
 #: Batches whose digest is remembered, to be compared with the leader's.
 DIGESTS_KEPT: Final = 4096
+#: How long the log behind a full state is kept for the follower that was sent it.
+HOLD_SECONDS: Final = 60.0
 #: Bytes of committed batches applied before the loop serves somebody else.
 APPLY_BYTES: Final = 1 << 20
 
@@ -87,6 +90,7 @@ assert LAST_TYPE < FORWARD
 
 _MOVED = struct.Struct("<Bq")
 _DIGEST = struct.Struct("<BqQ")
+_STATE = struct.Struct("<Bq")
 
 
 class Ensemble:
@@ -101,22 +105,23 @@ class Ensemble:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        config: EnsembleConfig,
+        config: Config,
+        ensemble: EnsembleConfig,
         recovered: Recovered,
         *,
-        epochs: EpochFile,
         service: Service,
         pipeline: Pipeline,
         following: Following,
-        state: Path,
         listener: socket.socket | None,
         on_role: Callable[[bool | None], object],
         on_installed: Callable[[], object],
         on_failure: Callable[[BaseException], object],
     ) -> None:
         self._loop = loop
-        self._id = config.my_id
-        self._epochs = epochs
+        assert recovered.history is not None
+        assert recovered.epochs is not None  # a member's
+        self._id = ensemble.my_id
+        self._epochs = recovered.epochs
         self._history = recovered.history
         self._log = recovered.log
         self._tree = recovered.tree
@@ -126,12 +131,11 @@ class Ensemble:
         self._clients = service.clients
         self._pipeline = pipeline
         self._following = following
+        self._config = config
         self._store = recovered.store
-        self._state = state
-        self._senders: dict[int, StateSender] = {}
-        #: Of each follower that was sent a full state: what it needs of the log, and until when (monotonic).
-        self._holds: dict[int, tuple[int, float]] = {}
-        self._receiver: StateReceiver | None = None
+        #: Full states on their way: to followers, and (its stream) from the leader.
+        self._pumps: dict[int, StatePump] = {}
+        self._receiving: tuple[int, StateReceiver] | None = None
         self._on_role = on_role
         self._on_installed = on_installed
         self._on_failure = on_failure
@@ -146,33 +150,43 @@ class Ensemble:
         #: What the leader said of a zxid that this server has not applied yet.
         self._expected: tuple[int, int] | None = None
         self._opened = 0
+        membership, pending = recovered_memberships(ensemble, recovered)
         self.core = Core(
-            config.my_id,
-            _current_membership(config, recovered),
-            recovered.history,
+            ensemble.my_id,
+            membership,
+            self._history,
             commit=self._applier.zxid,
-            promise=epochs.load(),
-            pending=_pending_membership(recovered),
+            promise=self._epochs.load(),
+            pending=pending,
             inspect=_membership_in,
             timing=Timing(
-                heartbeat=max(config.tick_time_ms // 4, 10),
-                sync_limit=config.sync_limit_ms,
-                init_limit=config.init_limit_ms,
+                heartbeat=max(ensemble.tick_time_ms // 4, 10),
+                sync_limit=ensemble.sync_limit_ms,
+                init_limit=ensemble.init_limit_ms,
             ),
             random=Random(),
             now_ms=_now_ms(),
         )
         self._peers = Peers(
             loop,
-            config.my_id,
+            ensemble.my_id,
             listener,
             on_frame=self._frame,
             on_connected=self._connected,
             on_disconnected=self._disconnected,
             on_failure=on_failure,
-            secret=config.quorum_secret,
-            keep_alive_ms=max(min(config.sync_limit_ms // 4, 500), 10),
-            silence_ms=config.sync_limit_ms,
+            secret=ensemble.quorum_secret,
+            keep_alive_ms=max(min(ensemble.sync_limit_ms // 4, 500), 10),
+            silence_ms=ensemble.sync_limit_ms,
+        )
+        self._roster = Roster(
+            loop,
+            ensemble,
+            core=self.core,
+            peers=self._peers,
+            pipeline=pipeline,
+            stored=membership is not ensemble.membership,
+            highest_id=254 if config.extended_types_enabled else 255,
         )
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -188,7 +202,7 @@ class Ensemble:
         self._service.suspend("start")
         self._pipeline.close("start")
         self._loop.add_reader(self._log.event_fd, self._logged)
-        self._peers.set_members(_places(self.core.membership, self._id))
+        self._roster.changed()
         self._peers.start()
         self._tick()
 
@@ -224,15 +238,14 @@ class Ensemble:
         if self._stopped:
             return
         self._guarded(self.core.tick, _now_ms())
+        self._guarded(self._watch_over)
         self._loop.call_later(LOOKING_TICK if self.core.leader is None else TICK, self._tick)
 
     def _connected(self, peer: int) -> None:
         self._guarded(self.core.connected, peer)
 
     def _disconnected(self, peer: int, reason: str) -> None:
-        sender = self._senders.pop(peer, None)
-        if sender is not None:
-            sender.close()
+        self._stop_sending(peer)
         self._pipeline.forget(peer)
         self._guarded(self.core.disconnected, peer)
 
@@ -291,9 +304,11 @@ class Ensemble:
             while todo := self.core.take():
                 for action in todo:
                     self._act(action)
+            self._roster.changed()
             self._apply()
             self._begin_to_serve()
             self._clients.flush_all()
+            self._retire()
         except Exception as error:
             self._on_failure(error)
 
@@ -313,19 +328,18 @@ class Ensemble:
                 self._truncate(zxid)
             case Lead(epoch):
                 logger.info("leading epoch=%d zxid=0x%x", epoch, self._history.last_zxid)
-                self._open(epoch, self._pipeline.begin)
+                self._opened = self._pipeline.begin(epoch, self._roster.opening(epoch))
             case Rolled(epoch):
                 logger.info("leading on in a later epoch epoch=%d", epoch)
-                self._open(epoch, self._pipeline.roll_epoch)
+                self._pipeline.roll_epoch(epoch)
             case Follow(leader, epoch):
                 logger.info("following leader=%d epoch=%d zxid=0x%x", leader, epoch, self._history.last_zxid)
             case Look(reason):
                 self._lost(reason)
             case SendState(to, stream):
                 self._send_state(to, stream)
-            case ReceiveState(leader, stream):
-                logger.info("receiving the full state from=%d", leader)
-                self._receiver = StateReceiver(self._state, stream)
+            case ReceiveState(_, stream):
+                self._receive_state(stream)
             case Reconfigured(membership):
                 self._reconfigured(membership)
 
@@ -379,7 +393,7 @@ class Ensemble:
 
     def _begin_to_serve(self) -> None:
         """Serve clients as soon as this server has everything that was committed when it took its role."""
-        if self._serving is not None:
+        if self._serving is not None or self._roster.removed:
             return
         leading, following = self.core.leading, self.core.following
         if leading is not None:
@@ -412,13 +426,23 @@ class Ensemble:
             self._on_role(None)
 
     def _reconfigured(self, membership: Membership) -> None:
-        logger.info("membership version=%x servers=%s", membership.version, sorted(membership.members))
-        self._peers.set_members(_places(membership, self._id))
+        """A new membership is committed. If this server leads no longer with it, who asked for that hears so first."""
+        if self._serving:
+            self._pipeline.commit_to(membership.version)
+
+    def _retire(self) -> None:
+        """Serve nobody any more if this server does not belong to the ensemble, once it has applied that."""
+        if self._serving is False and self._roster.removed and self._applier.zxid >= self.core.membership.version:
+            self._lost("this server was removed from the ensemble")
+
+    def _watch_over(self) -> None:
+        """By the clock: who belongs to the ensemble, and whether the epoch has zxids left."""
+        self._roster.tick()
+        leading = self.core.leading
+        if self._serving and leading is not None and self._history.last_zxid & 0xFFFF_FFFF >= ROLL_AT:
+            leading.roll()
 
     # -- the write path's side ---------------------------------------------------------------------------------------
-
-    def _open(self, epoch: int, begin: Callable[[int], int]) -> None:
-        self._opened = begin(epoch)
 
     def _submitted(self, batch: Batch) -> None:
         """The pipeline has given a batch to the log: broadcast it."""
@@ -481,7 +505,7 @@ class Ensemble:
         elif kind == MOVED:
             self._sessions.moved(_MOVED.unpack(body)[1])
         elif kind == STATE:
-            self._state_came(body[1:])
+            self._state_came(_STATE.unpack_from(body)[1], body[_STATE.size :])
         elif kind == DIGEST:
             self._compare(*_DIGEST.unpack(body)[1:])
         else:
@@ -490,69 +514,65 @@ class Ensemble:
     # -- full states -------------------------------------------------------------------------------------------------
 
     def _send_state(self, to: int, stream: int) -> None:
-        former = self._senders.pop(to, None)
-        if former is not None:
-            former.close()
-
-        def send(*buffers: bytes) -> None:
-            self._peers.send(to, bytes([STATE]), *buffers)
+        self._stop_sending(to)
+        sender = StateSender(self._store, self._log, self._sessions.secret)
+        head = _STATE.pack(STATE, stream)
 
         def done(ok: bool) -> None:
-            self._senders.pop(to, None)
-            self._holds[to] = (sender.zxid, time.monotonic() + HOLD_SECONDS)
             leading = self.core.leading
             if leading is not None:
                 self._guarded(leading.state_sent, to, stream, ok)
+            # The log behind that state is kept until the follower has had time to come back for it.
+            self._loop.call_later(HOLD_SECONDS if ok else 0, sender.close)
 
-        sender = StateSender(
-            self._loop, self._store, stream, send=send, pending=lambda: self._peers.pending(to), done=done
+        logger.info("sending the full state to=%d zxid=0x%x pages=%d", to, sender.zxid, sender.pages)
+        self._pumps[to] = StatePump(
+            self._loop,
+            sender,
+            send=lambda frame: self._peers.send(to, head, frame),
+            pending=lambda: self._peers.pending(to),
+            done=done,
         )
-        self._senders[to] = sender
-        logger.info("sending the full state to=%d zxid=0x%x", to, sender.zxid)
 
-    def _state_came(self, body: memoryview) -> None:
+    def _stop_sending(self, to: int) -> None:
+        pump = self._pumps.pop(to, None)
+        if pump is not None:
+            pump.close()
+
+    def _receive_state(self, stream: int) -> None:
+        logger.info("receiving the full state from=%s", self.core.leader)
+        self._receiving = (stream, StateReceiver(self._config, self._log.store_id))
+
+    def _state_came(self, stream: int, frame: memoryview) -> None:
         """A part of the full state."""
-        following, receiver = self.core.following, self._receiver
-        (stream,) = struct.unpack_from("<q", body)
-        if following is None or receiver is None or receiver.stream != stream or following.stream != stream:
+        following = self.core.following
+        if following is None or self._receiving is None or not self._receiving[0] == following.stream == stream:
             return
         following.heard()
-        if receiver.take(body[8:]):
-            logger.info("full state received zxid=0x%x", receiver.zxid)
-            self._receiver = None
-            install(self._state)
-            self._on_installed()
+        receiver = self._receiving[1]
+        try:
+            if receiver.feed(frame):
+                receiver.seal()
+                receiver.install(self.core.commit)
+                self._receiving = None
+                self._on_installed()
+        except (TransferError, StoreError) as error:
+            logger.warning("receiving the full state failed reason=%s; it begins anew", error)
+            self.core.look("the full state could not be taken over")
 
     def _abandon_transfers(self) -> None:
-        for sender in self._senders.values():
-            sender.close()
-        self._senders.clear()
-        if self._receiver is not None:
-            self._receiver.close()
-            self._receiver = None
-
-    def purgeable(self, covered_zxid: int) -> int:
-        """Up to where the log may be purged when a checkpoint covers `covered_zxid`: others may need what is behind."""
-        now = time.monotonic()
-        self._holds = {peer: hold for peer, hold in self._holds.items() if hold[1] > now}
-        needed = [sender.zxid for sender in self._senders.values()] + [zxid for zxid, _ in self._holds.values()]
-        return min([covered_zxid, *needed])
-
-    def purged(self) -> None:
-        """The log was purged."""
-        first = self._log.segments[0].first_zxid
-        self._history.trim(max(self._history.floor(first - 1), self._history.base_zxid))
+        for peer in list(self._pumps):
+            self._stop_sending(peer)
+        if self._receiving is not None:
+            self._receiving[1].close()
+            self._receiving = None
 
     def _adopt_secret(self, secret: bytes) -> None:
         """Sessions have one key in the whole ensemble, that of its first leader."""
-        if secret == self._sessions.secret:
-            return
-        self._store.write(
-            (), {META_SESSION_SECRET: secret, META_CHECKPOINT_ZXID: pack_int(self._store.checkpoint_zxid)}
-        )
-        self._sessions.secret = secret
+        if adopt_secret(self._config, self._sessions.secret, secret):
+            self._sessions.secret = secret
 
-    # -- the tree's digests ---------------------------------------------------------------------------------------------
+    # -- the tree's digests -------------------------------------------------------------------------------------
 
     def _compare(self, zxid: int, digest: int) -> None:
         """The leader had this digest at `zxid`."""
@@ -575,24 +595,3 @@ def _now_ms() -> int:
 def _membership_in(proposal: Proposal) -> Membership | None:
     text = membership_text(proposal.payload)
     return None if text is None else Membership.parse(text.decode())
-
-
-def _current_membership(config: EnsembleConfig, recovered: Recovered) -> Membership:
-    """The membership that is committed as far as this server knows: that of the files until there is another."""
-    text = recovered.tree.data(CONFIG_PATH.encode())
-    return Membership.parse(text.decode()) if text else config.membership
-
-
-def _pending_membership(recovered: Recovered) -> tuple[int, Membership] | None:
-    """The last membership in the log behind what is known to be committed."""
-    if not recovered.memberships:
-        return None
-    zxid, text = recovered.memberships[-1]
-    return zxid, Membership.parse(text.decode())
-
-
-def _places(membership: Membership, my_id: int) -> dict[int, tuple[str, int]]:
-    """Where the other servers are."""
-    return {
-        member.id: (member.host, member.quorum_port) for member in membership.members.values() if member.id != my_id
-    }

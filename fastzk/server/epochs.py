@@ -1,66 +1,115 @@
-"""The promise: the latest epoch that this server has promised, and to whom. A small file of its own.
+"""What this server has promised in elections: the one thing besides the log that an ensemble rests on.
 
-It has to be durable before the promise is given, also while a checkpoint keeps the database busy. A server that
-forgot a promise could help two leaders into one epoch, so a file that cannot be read stops the start.
+A voter promises an epoch to at most one candidate, ever. If it forgot a promise, two leaders could begin the same epoch
+and give the same zxids to different transactions. So the promise is durable before it is sent, in a file of its own in
+the data directory: the database will not do, since a checkpoint that is being written holds its only write transaction
+for as long as it takes.
 
-Layout: one line of text, ``fastzk-promise 1 EPOCH SERVER CHECKSUM``, the checksum (xxh3-64, hexadecimal) of what
-stands before it.
+The file is one line, for people too::
+
+    fastzk-promise 1 epoch=7 promised_to=2 xxh3=0f3c5e0a9b7d1234
+
+It is replaced by a rename, so a crash leaves the old line or the new one and never a part of one. Anything else in it
+is damage; and since nobody can know what was promised then, the server does not start. Recovery writes the first line
+when a server becomes a member of an ensemble and notes that in the database, so that a file that was lost later is not
+taken for a new server's.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_hexdigest
 
 from fastzk.server.errors import StartupError
-from fastzk.server.files import fsync_directory
+from fastzk.server.files import replace_file
 
-_MAGIC = "fastzk-promise 1"
+PROMISE_FILE: Final = "promise"
+#: ``promised_to`` when the epoch was not promised to anybody.
+NOBODY: Final = -1
+_LARGEST_EPOCH: Final = (1 << 31) - 1
+_LINE: Final = re.compile(rb"(fastzk-promise 1 epoch=(\d{1,10}) promised_to=(-?\d{1,10})) xxh3=([0-9a-f]{16})\n")
+_HELP: Final = (
+    "Restore it from this server's own disk if you can. If not, remove this server's data directory and transaction "
+    "log, so that it joins as a new one and fetches the state; never do that to more than a minority of the voters, "
+    "and never copy another server's file"
+)
+
+
+class Promise(NamedTuple):
+    """The newest epoch promised, and the id of the server it was promised to (or ``NOBODY``)."""
+
+    epoch: int
+    promised_to: int
 
 
 class EpochFile:
-    """The file at ``path``, whose directory must exist."""
+    """The promise on disk.
+
+    ``promise``: what ``load`` found or ``save`` wrote last; epoch 0, promised to nobody, while ``missing``: while there
+    is no file.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+        self.promise = Promise(0, NOBODY)
+        self.missing = True
+        self._loaded = False
+        self._failed = False
 
-    def load(self) -> tuple[int, int]:
-        """The last promise saved: epoch and server; (0, -1) if there never was one.
+    def load(self) -> Promise:
+        """What is on disk; see ``missing``.
 
         Raises:
-            StartupError: the file is damaged or cannot be read.
+            StartupError: the file is damaged or cannot be read; the text says what to do.
         """
         try:
-            text = self._path.read_text("ascii", "replace")
+            content = self.path.read_bytes()
         except FileNotFoundError:
-            return 0, -1
+            content = None
         except OSError as error:
-            raise StartupError(f"cannot read {self._path}: {error.strerror}") from error
-        body, _, checksum = text.strip().rpartition(" ")
-        words = body.split(" ")
-        if xxh3_64_hexdigest(body.encode()) != checksum or " ".join(words[:2]) != _MAGIC or len(words) != 4:
-            raise StartupError(
-                f"{self._path} is damaged: it says which leader this server may follow, and without it another could "
-                "be followed as well; restore it, or remove the whole data directory so that this server fetches "
-                "everything anew from the others"
-            )
-        return int(words[2]), int(words[3])
+            raise StartupError(f"cannot read {self.path}: {error.strerror}") from error
+        self.promise = Promise(0, NOBODY)
+        self.missing = content is None
+        if content is not None:
+            line = _LINE.fullmatch(content)
+            if line is None or xxh3_64_hexdigest(line[1]) != line[4].decode() or int(line[2]) > _LARGEST_EPOCH:
+                raise StartupError(
+                    f"{self.path}, which holds what this server promised in elections, is damaged. {_HELP}"
+                )
+            self.promise = Promise(int(line[2]), int(line[3]))
+        self._loaded = True
+        return self.promise
 
-    def save(self, epoch: int, server: int) -> None:
-        """Replace the promise; it is durable when this returns.
+    def save(self, epoch: int, promised_to: int) -> None:
+        """Make the promise durable; when this returns it survives a power cut. Waits for the disk.
 
         Raises:
-            OSError: it could not be written. What is on the disk is the promise before, or this one.
+            ValueError: it takes an earlier promise back: an older epoch, or the same one to somebody else.
+            OSError: it may be durable or not; nothing can be saved any more and the server has to end.
         """
-        body = f"{_MAGIC} {epoch} {server}"
-        fresh = self._path.with_suffix(".tmp")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, f"{body} {xxh3_64_hexdigest(body.encode())}\n".encode("ascii"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(fresh, self._path)
-        fsync_directory(self._path.parent)
+        if not self._loaded or self._failed:
+            raise RuntimeError(f"{self.path} was not loaded, or could not be written")
+        promise, before = Promise(epoch, promised_to), self.promise
+        if promise == before and not self.missing:
+            return
+        if not 0 <= epoch <= _LARGEST_EPOCH or promised_to < NOBODY:
+            raise ValueError(f"not a promise: {promise}")
+        if epoch < before.epoch or (epoch == before.epoch and before.promised_to not in (NOBODY, promised_to)):
+            raise ValueError(f"{promise} would take {before} back")
+        text = f"fastzk-promise 1 epoch={epoch} promised_to={promised_to}".encode()
+        self._failed = True
+        replace_file(self.path, text + f" xxh3={xxh3_64_hexdigest(text)}\n".encode())
+        self._failed = self.missing = False
+        self.promise = promise
+
+
+def promise_lost(path: Path) -> StartupError:
+    """The error for a member of an ensemble whose file is gone."""
+    return StartupError(
+        f"{os.fspath(path)}, which holds what this server promised in elections, is missing, although this server "
+        f"has been a member of an ensemble. {_HELP}"
+    )

@@ -1,110 +1,253 @@
-"""The log as the broadcast sees it: where batches end, and the batches behind any of these ends.
+"""The transaction log as the atomic broadcast sees it: batches, named by the zxid they end with.
 
-The newest batches are in memory, so that followers and the application of what is committed need no disk; older
-ones are read back from the log. Of those only the ends are here, 8 bytes each.
+Three layers, each holding less of the past at more bytes for each batch:
+
+* the log's segments on disk: everything after ``base_zxid``;
+* an index: the last zxid of each of these batches, 8 bytes each, in one array. Every question about positions ("what
+  do we have in common?") is a binary search in it;
+* the newest batches in memory, ``MEMORY_BYTES`` of them at most, plus what is not durable yet. That is what goes to
+  followers while all is well; whoever is further behind is served from the disk.
+
+::
+
+      base_zxid                                                       last_zxid
+      |  [ends of batches .............................................]
+      |                                  | <- recent batches, in memory |
+      |  <- TxnLog.read() -------------->|
+
+A batch is known from when it is appended, durable or not. What is kept is the immutable ``Proposal`` that the broadcast
+made of it, so its bytes may be referred to by anything for as long as it takes (frames on their way to slow followers,
+for one), while the log's own Batch goes back to the pipeline.
+
+The log itself is not changed from here, but for ``purge``: the owner submits, and truncates, in the order in which the
+broadcast says so. Between a ``truncate`` here and the log's own, what is to go is not seen any more.
+
+How much log is kept for followers behind a checkpoint: 250,000 transactions, so that one that was away for some ten
+seconds at full speed catches up from the log, but of at most 256 MiB, beyond which a full state is usually the
+shorter way. Both count whole segments, and the live one.
 """
 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
-from collections import deque
-from collections.abc import Iterable
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import Final
 
-from fastzk._log import TxnLog
+from fastzk._log import LogHold, TxnLog, iter_records
 from fastzk.server.zab.messages import Proposal
-from fastzk.server.zab.role import require
 
-#: Payload bytes of the newest batches that are kept in memory.
 MEMORY_BYTES: Final = 32 << 20
+KEEP_TXNS: Final = 250_000
+KEEP_BYTES: Final = 256 << 20
+_READ_BYTES: Final = 1 << 20
+# What a batch in memory costs beside its payload: a bytes object, a Proposal, three ints.
+_OVERHEAD: Final = 240
+
+
+def follows(zxid: int, before: int) -> bool:
+    """Whether a batch that begins with ``zxid`` may stand behind one that ends with ``before``.
+
+    That is the next number of the same epoch, or number 1 of any newer one.
+    """
+    return zxid == before + 1 or (zxid & 0xFFFF_FFFF == 1 and zxid >> 32 > before >> 32)
 
 
 class History:
-    """What is in ``log`` behind ``base_zxid``: batches that end at ``ends``."""
+    """The batches of ``log``, from what the log found at its start to what is appended from then on.
 
-    def __init__(self, log: TxnLog, base_zxid: int, ends: Iterable[int] = ()) -> None:
+    Made between the log's ``recover()`` and its first ``submit()``; one for each log. ``base_zxid``: everything after
+    it can be had. ``last_zxid``: the end as appended, durable or not; ``base_zxid`` if there is nothing behind that.
+    ``memory_bytes``: how much of the newest may be kept in memory.
+    """
+
+    def __init__(self, log: TxnLog, *, memory_bytes: int = MEMORY_BYTES) -> None:
         self._log = log
-        self._base = base_zxid
-        self._ends = array("q", ends)
-        self._recent: deque[Proposal] = deque()
+        self._memory_bytes = memory_bytes
+        self._ends: array[int]
+        self.base_zxid: int
+        self.base_zxid, self._ends = log.take_index()
+        self.last_zxid: int = self._ends[-1] if self._ends else self.base_zxid
+        # The newest batches. `_recent[i]` ends with `_ends[_recent_at + i]`; those below `_gone` were let go.
+        self._recent: list[Proposal | None] = []
+        self._recent_at = len(self._ends)
+        self._gone = 0
         self._recent_bytes = 0
 
-    @property
-    def base_zxid(self) -> int:
-        """Everything after this one can be had."""
-        return self._base
+    def __len__(self) -> int:
+        """How many batches it has."""
+        return len(self._ends)
 
     @property
-    def last_zxid(self) -> int:
-        """The end of the log, durable or not; ``base_zxid`` if there is nothing behind that."""
-        return self._ends[-1] if self._ends else self._base
+    def memory(self) -> int:
+        """Bytes taken by the batches in memory."""
+        return self._recent_bytes
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    def is_end(self, zxid: int) -> bool:
+        """Whether ``zxid`` is where a batch ends, or ``base_zxid``."""
+        return zxid >= self.base_zxid and self.floor(zxid) == zxid
 
     def floor(self, zxid: int) -> int:
-        """The greatest batch end, or ``base_zxid``, that is not above `zxid`; -1 if `zxid` is below all."""
-        if zxid < self._base:
+        """The greatest batch end that is not after ``zxid``, or ``base_zxid``; -1 if ``zxid`` lies before that."""
+        if zxid < self.base_zxid:
             return -1
-        at = bisect_right(self._ends, zxid)
-        return self._ends[at - 1] if at else self._base
+        i = bisect_right(self._ends, zxid)
+        return self._ends[i - 1] if i else self.base_zxid
 
     def after(self, zxid: int, max_bytes: int) -> list[Proposal]:
-        """The batches behind the batch end `zxid`: about `max_bytes` of them, at least one unless it is the last.
+        """The batches behind the one that ends with ``zxid``: about ``max_bytes``, one at least; [] behind the last.
 
         Raises:
-            KeyError: `zxid` is no batch end.
-            LogCorruption: an older one cannot be read back.
+            KeyError: no batch ends with ``zxid``, and it is not ``base_zxid``.
+            LogCorruption, OSError: what is on disk cannot be read any more.
         """
-        if self.floor(zxid) != zxid:
-            raise KeyError(f"no batch ends at 0x{zxid:x}")
-        if zxid == self.last_zxid:
+        i = self._position(zxid)
+        if i == len(self._ends):
             return []
-        following = self._ends[bisect_right(self._ends, zxid)]
-        if not self._recent or following < self._recent[0].last_zxid:
+        at = i - self._recent_at
+        if at < self._gone:
+            # What the log has beyond may be waiting to be truncated.
+            limit = self._ends[self._recent_at + self._gone - 1]
             return [
-                Proposal(batch.first_zxid, batch.first_zxid + batch.count - 1, batch.count, bytes(batch.payload))
+                Proposal(batch.first_zxid, batch.last_zxid, batch.count, bytes(batch.payload))
                 for batch in self._log.read(zxid, max_bytes)
+                if batch.last_zxid <= limit
             ]
-        # What is asked for is nearly always at the end.
         found: list[Proposal] = []
-        for proposal in reversed(self._recent):
-            if proposal.last_zxid <= zxid:
-                break
-            found.append(proposal)
-        found.reverse()
-        size = 0
-        for count, proposal in enumerate(found, 1):
-            size += len(proposal.payload)
-            if size >= max_bytes:
-                return found[:count]
+        while at < len(self._recent) and (max_bytes > 0 or not found):
+            batch = self._recent[at]
+            assert batch is not None
+            found.append(batch)
+            max_bytes -= len(batch.payload)
+            at += 1
         return found
 
+    def batches(self, after: int, upto: int) -> Iterator[Proposal]:
+        """The batches that reach beyond zxid ``after``, up to the one that ends with ``upto`` (or the last before it).
+
+        For applying what was not applied yet: the first may begin at or before ``after``, if a checkpoint was made in
+        its middle. Raises KeyError if ``after`` lies before ``base_zxid``, and as ``after()`` does.
+        """
+        at = self.floor(after)
+        if at < 0:
+            raise KeyError(after)
+        while at < upto:
+            batches = self.after(at, _READ_BYTES)
+            if not batches:
+                return
+            for batch in batches:
+                if batch.last_zxid > upto:
+                    return
+                yield batch
+            at = batches[-1].last_zxid
+
+    def records(self, after: int, upto: int) -> Iterator[tuple[int, memoryview]]:
+        """Every transaction after zxid ``after`` up to ``upto``, as (zxid, record). Raises as ``batches`` does."""
+        for batch in self.batches(after, upto):
+            for zxid, record in enumerate(iter_records(batch.payload), batch.first_zxid):
+                if zxid > after:
+                    yield zxid, record
+
+    # -- changing -------------------------------------------------------------------------------------------
+
     def append(self, proposal: Proposal) -> None:
-        """Add a batch at the end; the log gets it, too."""
+        """The history goes on with this batch, which is, or is about to be, submitted to the log.
+
+        Raises ValueError if it does not follow ``last_zxid``.
+        """
+        if not follows(proposal.first_zxid, self.last_zxid):
+            raise ValueError(f"zxid {proposal.first_zxid:#x} does not follow {self.last_zxid:#x}")
         self._ends.append(proposal.last_zxid)
+        self.last_zxid = proposal.last_zxid
         self._recent.append(proposal)
-        self._recent_bytes += len(proposal.payload)
-        while self._recent_bytes > MEMORY_BYTES and self._recent[0].last_zxid <= self._log.durable_zxid:
-            self._recent_bytes -= len(self._recent.popleft().payload)
+        self._recent_bytes += len(proposal.payload) + _OVERHEAD
+        if self._recent_bytes > self._memory_bytes:
+            self._let_go()
 
     def truncate(self, zxid: int) -> None:
-        """Drop everything behind the batch end `zxid`; the log does, too."""
-        require(self.floor(zxid) == zxid, f"the history cannot be cut at 0x{zxid:x}")
-        del self._ends[bisect_right(self._ends, zxid) :]
-        while self._recent and self._recent[-1].last_zxid > zxid:
-            self._recent_bytes -= len(self._recent.pop().payload)
+        """Drop every batch after the one that ends with ``zxid``; ``TxnLog.truncate`` has to follow.
 
-    def trim(self, zxid: int) -> None:
-        """The log was purged up to a batch end, `zxid`."""
-        if zxid > self._base:
-            require(self.floor(zxid) == zxid, f"the history cannot begin at 0x{zxid:x}")
-            del self._ends[: bisect_right(self._ends, zxid)]
-            self._base = zxid
-            while self._recent and self._recent[0].last_zxid <= zxid:
-                self._recent_bytes -= len(self._recent.popleft().payload)
+        Also for batches that the log refused for want of space. Raises KeyError if no batch ends there.
+        """
+        i = self._position(zxid)
+        first = max(i - self._recent_at, self._gone)
+        for batch in self._recent[first:]:
+            assert batch is not None
+            self._recent_bytes -= len(batch.payload) + _OVERHEAD
+        if i <= self._recent_at + self._gone:
+            self._recent.clear()
+            self._recent_at, self._gone = i, 0
+        else:
+            del self._recent[first:]
+        del self._ends[i:]
+        self.last_zxid = zxid
 
-    def keep_from(self, covered_zxid: int, count: int) -> int:
-        """The batch end up to which the log may be purged: at most `covered_zxid`, and `count` batches stay."""
-        at = min(bisect_right(self._ends, covered_zxid), max(len(self._ends) - count, 0))
-        return self._ends[at - 1] if at else self._base
+    def trim(self, base_zxid: int) -> None:
+        """The log begins behind ``base_zxid`` now. Does nothing if it did already. Raises KeyError: no batch ends
+        there."""
+        if base_zxid <= self.base_zxid:
+            return
+        i = self._position(base_zxid)
+        while self._recent_at + self._gone < i and self._gone < len(self._recent):
+            self._drop_oldest()
+        del self._ends[:i]
+        del self._recent[: self._gone]
+        self._recent_at = max(self._recent_at + self._gone - i, 0)
+        self._gone = 0
+        self.base_zxid = base_zxid
 
+    def reset(self, zxid: int) -> None:
+        """Forget everything: the log is empty and begins behind ``zxid``."""
+        self._ends = array("q")
+        self._recent = []
+        self._recent_at = self._gone = self._recent_bytes = 0
+        self.base_zxid = self.last_zxid = zxid
 
+    # -- keeping house --------------------------------------------------------------------------------------
+
+    def purge(self, covered_zxid: int, *, keep_txns: int = KEEP_TXNS, keep_bytes: int = KEEP_BYTES) -> list[str]:
+        """A checkpoint covers ``covered_zxid``: let old segments go, less what followers may need (see above).
+
+        Returns the names of those that go.
+        """
+        gone = self._log.purge(covered_zxid, keep_txns=keep_txns, keep_bytes=keep_bytes)
+        self.trim(self._log.base_zxid)
+        return gone
+
+    def hold(self, zxid: int) -> LogHold:
+        """Keep everything after ``zxid`` in the log for as long as this is not released."""
+        return self._log.hold(zxid)
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _position(self, zxid: int) -> int:
+        """How many batches end with ``zxid`` or before it. Raises KeyError unless one ends with it."""
+        if zxid == self.base_zxid:
+            return 0
+        i = bisect_left(self._ends, zxid)
+        if i == len(self._ends) or self._ends[i] != zxid:
+            raise KeyError(zxid)
+        return i + 1
+
+    def _let_go(self) -> None:
+        """Drop the oldest batches from memory, but none that could not be read from the disk yet."""
+        durable = self._log.durable_zxid
+        while self._recent_bytes > self._memory_bytes and self._gone < len(self._recent) - 1:
+            batch = self._recent[self._gone]
+            assert batch is not None
+            if batch.last_zxid > durable:
+                break
+            self._drop_oldest()
+        if self._gone > 1024 and self._gone > len(self._recent) // 2:
+            del self._recent[: self._gone]
+            self._recent_at += self._gone
+            self._gone = 0
+
+    def _drop_oldest(self) -> None:
+        batch = self._recent[self._gone]
+        assert batch is not None
+        self._recent_bytes -= len(batch.payload) + _OVERHEAD
+        self._recent[self._gone] = None
+        self._gone += 1

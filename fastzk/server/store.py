@@ -3,7 +3,7 @@
 Nothing else in the server touches LMDB.
 
     <dataDir>/state/data.mdb     named database `pages`: what the tree cut itself into; opaque keys and values
-                                 named database `meta`:  checkpoint zxid, tree digest, sessions, epochs, ...
+                                 named database `meta`:  checkpoint zxid, tree digest, sessions, ...
     <dataDir>/state/lock.mdb     LMDB's own lock table
 
 What always holds:
@@ -57,13 +57,15 @@ META_CHECKPOINT_ZXID = b"checkpoint-zxid"
 META_TREE_DIGEST = b"tree-digest"
 META_SESSIONS = b"sessions"
 META_SESSION_SECRET = b"session-secret"
-#: The zxid of a checkpoint that came from another server, without a log.
-META_INSTALLED = b"installed"
+# Not empty: this server has been a member of an ensemble, so its promise file has to be there.
+META_MEMBER = b"ensemble-member"
 
 # Address space, not memory and not disk: a generous map costs nothing and growing one under readers may cost
 # a state transfer, so it starts where a million small znodes fit several times over.
 DEFAULT_MAP_SIZE = 1 << 30
 MAX_MAP_SIZE = 1 << 42
+# How often all pages may be replaced while a snapshot is open, without the map having to grow.
+SNAPSHOT_ROOM = 16
 _HEADROOM = 64 << 20
 # A page is assumed to need at least this much when room is made ahead of a checkpoint.
 _PAGE_ESTIMATE = 16 << 10
@@ -164,7 +166,7 @@ class Store:
     Any thread may call any method; a `StoreWriter` belongs to the thread that made it.
     """
 
-    def __init__(self, path: str, real_path: str, create: bool, map_size: int) -> None:
+    def __init__(self, path: str, real_path: str, create: bool, map_size: int, lazy: bool) -> None:
         self.path = path
         self._real_path = real_path
         self._pid = os.getpid()
@@ -179,7 +181,7 @@ class Store:
         try:
             # The mode is that of LMDB's files; the directory exists already.
             self._env = lmdb.open(
-                path, map_size=map_size, max_dbs=2, mode=0o600, create=False, readahead=False
+                path, map_size=map_size, max_dbs=2, mode=0o600, create=False, readahead=False, sync=not lazy
             )
             try:
                 self._env.reader_check()
@@ -196,10 +198,13 @@ class Store:
             raise self._translate(error, "cannot open", 1 << 20) from error
 
     @classmethod
-    def open(cls, path: str, *, create: bool, map_size: int = DEFAULT_MAP_SIZE) -> Store:
+    def open(
+        cls, path: str, *, create: bool, map_size: int = DEFAULT_MAP_SIZE, lazy: bool = False
+    ) -> Store:
         """Open the environment in directory `path`; with `create`, make directory and files if missing.
 
-        `map_size` (bytes of address space) is where the map starts; it grows as needed.
+        `map_size` (bytes of address space) is where the map starts; it grows as needed. `lazy`: nothing is durable,
+        and a crash may leave anything, until `sync` returns: for a store that nobody uses before that.
 
         Raises `StoreMissing` without `create` when there is no initialised store, `StoreCorruption` when its
         meta data do not verify or are of an unknown format, `StoreFull` when it cannot be made for want of
@@ -220,7 +225,7 @@ class Store:
                     os.makedirs(path, mode=0o700, exist_ok=True)
                 except OSError as error:
                     raise StoreError(f"{path}: cannot make the directory: {error}") from error
-            store = cls(path, real_path, create, map_size)
+            store = cls(path, real_path, create, map_size, lazy)
             try:
                 if fresh:
                     # The names of the new files and of their directory have to survive a power cut as well.
@@ -367,10 +372,19 @@ class Store:
         """A consistent view of the newest checkpoint that stays as it is while later ones are written.
 
         Use it as a context manager. While it is open LMDB cannot reuse what later checkpoints replace, so the
-        file grows: do not keep one open for longer than it takes to send it.
+        file grows: do not keep one open for longer than it takes to send it. Unless a checkpoint is being written
+        just now, the map is made so large first that it will not have to grow before all pages were replaced
+        `SNAPSHOT_ROOM` times: only growth could end the snapshot early.
         """
         self._check()
         with self._lock, self._translated("cannot read"):
+            if not (self._writing or self._loading or self._snapshots):
+                used = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+                size = self._map_size
+                while size < used * (SNAPSHOT_ROOM + 1) and size < MAX_MAP_SIZE:
+                    size *= 2
+                if size > self._map_size:
+                    self._replace_map(size)
             snapshot = Snapshot(self)
             self._snapshots.add(snapshot)
             return snapshot
@@ -401,6 +415,14 @@ class Store:
         with self.begin_write() as writer:
             writer.put(pages)
             writer.commit(meta)
+
+    def sync(self) -> None:
+        """Make everything committed durable, in a `lazy` store. Waits for the disk. Raises `StoreError`."""
+        self._check()
+        try:
+            self._env.sync(True)
+        except (lmdb.Error, OSError) as error:
+            raise self._translate(error, "cannot be made durable", 1 << 20) from error
 
     def release_memory(self) -> None:
         """Give mapped file pages back to the system, whose page cache keeps them. At worst does nothing."""
@@ -472,15 +494,20 @@ class Store:
         if size <= self._map_size:
             raise StoreFull(f"{self.path}: the store has reached its largest size, {MAX_MAP_SIZE} bytes")
         with self._lock:
-            for snapshot in self._snapshots:
-                snapshot._end()
-            before = self._map_size
-            self._env.set_mapsize(size)
-            self._map_size = size
-            for snapshot in self._snapshots:
-                snapshot._reopen()
-            snapshots = len(self._snapshots)
-        logger.info("store map grown path=%s from=%d to=%d snapshots=%d", self.path, before, size, snapshots)
+            self._replace_map(size)
+
+    def _replace_map(self, size: int) -> None:
+        """With the lock held, and no transaction open but those of snapshots."""
+        for snapshot in self._snapshots:
+            snapshot._end()
+        before = self._map_size
+        self._env.set_mapsize(size)
+        self._map_size = size
+        for snapshot in self._snapshots:
+            snapshot._reopen()
+        logger.info(
+            "store map grown path=%s from=%d to=%d snapshots=%d", self.path, before, size, len(self._snapshots)
+        )
 
     def _write_ended(self) -> None:
         with self._lock:
@@ -554,6 +581,27 @@ class StoreWriter:
                     self._released = self.bytes
         except (lmdb.Error, OSError) as error:
             self._failed(error)
+
+    def put_aside(self) -> None:
+        """Commit the pages put so far, without making them a checkpoint, and go on.
+
+        Only in a store that was never initialised: it stays so until `commit`, and nobody takes it for one. What
+        it is for: a state that arrives from another server must not wait in memory as a whole. Raises as `put`
+        does.
+        """
+        store, txn = self._store, self._open_txn()
+        if store.initialised:
+            raise StoreError(f"{store.path}: only a new store is filled in parts")
+        try:
+            self._txn = None
+            txn.commit()
+            info, block = store._env.info(), store._env.stat()["psize"]
+            if (info["last_pgno"] + 1) * block * 2 > store._map_size:
+                store._grow(min(store._map_size * 4, MAX_MAP_SIZE))
+            self._txn = store._env.begin(write=True)
+        except (lmdb.Error, OSError) as error:
+            self._failed(error, txn)
+        store.release_memory()
 
     def commit(self, meta: Mapping[bytes, bytes]) -> None:
         """Add `meta` to what is stored (values not named stay as they are) and make all of it durable.

@@ -1,21 +1,26 @@
-"""A full state from the leader, for a server that its log does not reach back to: pages of a checkpoint.
+"""A whole state from one server to another: the leader's newest checkpoint, while both go on.
 
-The leader reads a snapshot of its database, in pieces, while it goes on serving; batches behind that checkpoint follow
-from its log, which is kept until then. The follower writes the pages into a database of its own beside the one it
-has (``state.incoming``), and then begins anew with that.
+The sender reads the pages of an LMDB snapshot, a piece at a time, and cuts them into frames; the tree is not touched.
+What the log has behind that checkpoint follows afterwards, as batches, so it is held meanwhile. The receiver puts the
+pages into a new database and into a new tree as they arrive; when all are there and verified it switches to them, by
+the steps that ``switch.py`` tells.
 
-How one state replaces the other
---------------------------------
-Each step is durable before the next; a crash anywhere leaves the old state or the new one, whole:
+What travels
+------------
+Frames of up to 256 KiB, in order, over a connection that has its own checksums. Integers are little-endian::
 
-1. ``state.incoming`` is complete, committed and closed.
-2. It is renamed to ``state.installed``. This is the point of no return: before it the old state counts, and the next
-   start removes what is there of ``state.incoming``; from here on the next start goes on with step 3.
-3. The old log becomes ``log.discarded``: it is not of the history of the new state.
-4. The old ``state`` becomes ``state.discarded``, ``state.installed`` becomes ``state``.
-5. What is discarded is deleted.
+    begin   u8 1, u16 version, i64 zxid of the checkpoint, u64 pages
+    data    u8 2, a piece of the stream of items
+    end     u8 3, u64 items, u64 bytes of the stream, u64 xxh3-64 of the stream
 
-The new database says that it came without a log (``META_INSTALLED``), so that this is not taken for a loss.
+    item    u8 kind (1 meta, 2 page), u16 bytes of the key, u32 bytes of the value,
+            u64 xxh3-64 of the value seeded with that of the key, the key, the value
+
+The stream is cut anywhere, since a page may be larger than a frame. Each item's checksum is the one that is stored with
+it in either database, so nothing between the two disks goes unnoticed.
+
+The meta items: the tree's digest, the table of sessions, and the key of their passwords, which is the ensemble's. The
+receiver's identity (its store id, its promise) stays its own.
 """
 
 from __future__ import annotations
@@ -25,247 +30,414 @@ import logging
 import os
 import shutil
 import struct
+import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Final
 
-from fastzk.server.files import fsync_directory
+from xxhash import xxh3_64, xxh3_64_intdigest
+
+from fastzk._log import LogHold, TxnLog
+from fastzk._tree import Tree, TreeCorruption
+from fastzk.server.config import Config
+from fastzk.server.recovery import Recovered, finish_tree, open_state
 from fastzk.server.store import (
     META_CHECKPOINT_ZXID,
-    META_INSTALLED,
+    META_MEMBER,
     META_SESSION_SECRET,
     META_SESSIONS,
+    META_STORE_ID,
     META_TREE_DIGEST,
+    Page,
     Snapshot,
     Store,
     StoreError,
-    StoreWriter,
-    unpack_int,
+    StoreMapFull,
+    pack_int,
 )
+from fastzk.server.switch import complete, decide, incoming_path, state_path
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of pages in one frame, and frames unsent before the sender waits.
-PIECE_BYTES: Final = 256 << 10
-AHEAD_BYTES: Final = 4 << 20
-#: Between pieces: others are served, too.
+VERSION: Final = 1
+FRAME_BYTES: Final = 256 << 10
+#: How long a transfer may take: while it does, the sender's database cannot use its free space again.
+LIMIT_SECONDS: Final = 300.0
+#: Between frames, and how many bytes may be unsent before no more are read.
 PAUSE_SECONDS: Final = 0.001
-#: After the last piece, how long the log behind it is kept for the follower to ask.
-HOLD_SECONDS: Final = 60.0
-PROGRESS_SECONDS: Final = 5.0
+AHEAD_BYTES: Final = 4 << 20
+# Pages read from the snapshot at a time: their checksums and copies take some 50 microseconds.
+_READ_BYTES: Final = 128 << 10
+_READ_AHEAD_BYTES: Final = 4 << 20
+# The receiver commits pages each time so many bytes were put, to keep LMDB from holding all of them in memory.
+_ASIDE_BYTES: Final = 16 << 20
+_LARGEST_VALUE: Final = 1 << 30
 
-_HEAD = struct.Struct("<qB")
-_ITEM = struct.Struct("<II")
-_COUNT = struct.Struct("<Q")
-_META, _PAGES, _END = range(3)
-#: What of a checkpoint goes with its pages. The rest is the receiver's own.
-_SENT: Final = (META_CHECKPOINT_ZXID, META_TREE_DIGEST, META_SESSIONS, META_SESSION_SECRET)
+_BEGIN_KIND: Final = 1
+_DATA_KIND: Final = 2
+_END_KIND: Final = 3
+_META: Final = 1
+_PAGE: Final = 2
+_BEGIN = struct.Struct("<BHqQ")
+_END = struct.Struct("<BQQQ")
+_ITEM = struct.Struct("<BHIQ")
+_SENT_META: Final = (META_TREE_DIGEST, META_SESSIONS)
 
 
-def _pack(items: list[tuple[bytes, bytes]]) -> bytes:
-    return b"".join(part for key, value in items for part in (_ITEM.pack(len(key), len(value)), key, value))
-
-
-def _unpack(body: memoryview) -> list[tuple[bytes, bytes]]:
-    """Raises ValueError if it is malformed."""
-    items: list[tuple[bytes, bytes]] = []
-    at = 0
-    while at < len(body):
-        try:
-            key, value = _ITEM.unpack_from(body, at)
-        except struct.error as error:
-            raise ValueError("a part of a state is cut short") from error
-        at += _ITEM.size
-        if key + value > len(body) - at:
-            raise ValueError("a part of a state is cut short")
-        items.append((bytes(body[at : at + key]), bytes(body[at + key : at + key + value])))
-        at += key + value
-    return items
+class TransferError(Exception):
+    """A state cannot be sent or taken over. Nothing has changed; another attempt is allowed."""
 
 
 class StateSender:
-    """Sends the newest checkpoint of `store` to one follower, over the turns of the event loop.
+    """Sends the newest checkpoint of ``store``: the frames, one by one, from ``frame()``.
 
-    ``send`` takes the buffers of one frame, ``pending`` says how many bytes were not sent yet; ``done`` is called
-    once, with whether everything was sent.
+    ``zxid``: the checkpoint's. ``secret``: the key of the sessions' passwords. ``log``: what it has behind ``zxid`` is
+    held until ``close()``, so call that when the other server has been sent it, or is gone. ``limit_seconds``: for all
+    of the transfer; then ``frame`` raises. Raises StoreError.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        log: TxnLog,
+        secret: bytes,
+        *,
+        frame_bytes: int = FRAME_BYTES,
+        limit_seconds: float = LIMIT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # In this order, and without a pause: no checkpoint can end, and purge, in between.
+        self._snapshot: Snapshot | None = store.snapshot_reader()
+        self.zxid = self._snapshot.zxid
+        self._hold: LogHold = log.hold(self.zxid)
+        self.pages = self._snapshot.page_count
+        self._frame_bytes = frame_bytes
+        self._clock = clock
+        self._deadline = clock() + limit_seconds
+        self._digest = xxh3_64()
+        self._items = 0
+        self.bytes_sent = 0
+        self._begun = self._drained = False
+        self._buffer = bytearray()
+        for key in _SENT_META:
+            value = self._snapshot.meta.get(key)
+            if value is not None:
+                self._put(_META, key, value)
+        self._put(_META, META_SESSION_SECRET, secret)
+        # Reading what is not in memory would stall the loop: have it read by somebody who may wait.
+        threading.Thread(
+            target=_read_ahead, args=(os.path.join(store.path, "data.mdb"),), name="state-read-ahead", daemon=True
+        ).start()
+
+    def frame(self) -> bytes | None:
+        """The next frame; None after the last. Takes well under a millisecond, unless one page is very large.
+
+        Raises:
+            TransferError: the transfer took too long.
+            SnapshotInterrupted: begin anew. StoreError: the database cannot be read.
+        """
+        snapshot = self._snapshot
+        if snapshot is None:
+            return None
+        if self._clock() > self._deadline:
+            self._end_snapshot()
+            raise TransferError(f"the state of zxid 0x{self.zxid:x} was not sent in time")
+        if not self._begun:
+            self._begun = True
+            return _BEGIN.pack(_BEGIN_KIND, VERSION, self.zxid, self.pages)
+        room = self._frame_bytes - 1
+        while len(self._buffer) < room and not self._drained:
+            pages = snapshot.read(min(_READ_BYTES, room))
+            for key, value in pages:
+                self._put(_PAGE, key, value)
+            self._drained = not pages
+        if not self._buffer:
+            self._end_snapshot()
+            return _END.pack(_END_KIND, self._items, self.bytes_sent, self._digest.intdigest())
+        with memoryview(self._buffer) as view:
+            piece = bytes(view[:room])
+        del self._buffer[: len(piece)]
+        self._digest.update(piece)
+        self.bytes_sent += len(piece)
+        return bytes([_DATA_KIND]) + piece
+
+    def close(self) -> None:
+        """The other server has what it needs, or is gone: let go of the snapshot and the log. Twice is allowed."""
+        self._end_snapshot()
+        self._hold.release()
+
+    def _end_snapshot(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.close()
+            self._snapshot = None
+
+    def _put(self, kind: int, key: bytes, value: bytes) -> None:
+        checksum = xxh3_64_intdigest(value, xxh3_64_intdigest(key))
+        self._buffer += _ITEM.pack(kind, len(key), len(value), checksum)
+        self._buffer += key
+        self._buffer += value
+        self._items += 1
+
+
+class StatePump:
+    """Has ``sender`` send over the turns of the event loop: a frame, a pause in which others are served, and so on.
+
+    ``send`` takes a frame; ``pending`` says how many bytes were not sent yet: beyond ``AHEAD_BYTES`` it waits. ``done``
+    is called once, unless ``close`` was before: with whether everything was sent. The sender stays open: ``close`` it,
+    or this, when what its log holds is not needed any more.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        store: Store,
-        stream: int,
+        sender: StateSender,
         *,
-        send: Callable[..., object],
+        send: Callable[[bytes], object],
         pending: Callable[[], int],
         done: Callable[[bool], object],
     ) -> None:
         self._loop = loop
-        self._stream = stream
+        self._sender = sender
         self._send = send
         self._pending = pending
         self._done = done
-        self._pages = 0
-        self._bytes = 0
-        self._spoken = self._began = time.monotonic()
-        self._closed = False
-        #: Kept open, so that the log behind it is of use.
-        self._snapshot: Snapshot = store.snapshot_reader()
-        self.zxid = self._snapshot.zxid
-        self._piece(_META, _pack([(key, self._snapshot.meta[key]) for key in _SENT]))
-        loop.call_soon(self._step)
+        self._began = time.monotonic()
+        self._next: asyncio.Handle | None = loop.call_soon(self._step)
 
     def close(self) -> None:
-        """Send no more."""
-        if not self._closed:
-            self._closed = True
-            self._snapshot.close()
-
-    def _piece(self, part: int, body: bytes) -> None:
-        self._send(_HEAD.pack(self._stream, part), body)
+        """Send no more, and close the sender."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._sender.close()
 
     def _step(self) -> None:
-        if self._closed:
-            return
-        if self._pending() > AHEAD_BYTES:
-            self._loop.call_later(PAUSE_SECONDS, self._step)
-            return
+        self._next = None
+        ok = True
         try:
-            pages = self._snapshot.read(PIECE_BYTES)
-        except StoreError as error:
-            logger.warning("sending the full state failed reason=%s; it begins anew", error)
-            self._end(False)
+            frame = b"" if self._pending() > AHEAD_BYTES else self._sender.frame()
+        except (TransferError, StoreError) as error:
+            logger.warning("sending the full state failed zxid=0x%x reason=%s", self._sender.zxid, error)
+            frame, ok = None, False
+        if frame is not None:
+            if frame:
+                self._send(frame)
+            self._next = self._loop.call_later(PAUSE_SECONDS, self._step)
             return
-        if not pages:
-            self._piece(_END, _COUNT.pack(self._pages))
-            self._end(True)
-            return
-        body = _pack(pages)
-        self._piece(_PAGES, body)
-        self._pages += len(pages)
-        self._bytes += len(body)
-        if time.monotonic() - self._spoken > PROGRESS_SECONDS:
-            self._spoken = time.monotonic()
-            logger.info("sending the full state pages=%d of=%d", self._pages, self._snapshot.page_count)
-        self._loop.call_later(PAUSE_SECONDS, self._step)
-
-    def _end(self, ok: bool) -> None:
-        self.close()
         logger.info(
             "full state sent zxid=0x%x pages=%d bytes=%d ms=%d complete=%s",
-            self.zxid,
-            self._pages,
-            self._bytes,
+            self._sender.zxid,
+            self._sender.pages,
+            self._sender.bytes_sent,
             (time.monotonic() - self._began) * 1000,
             ok,
         )
         self._done(ok)
 
 
+def _read_ahead(path: str) -> None:
+    """Bring the file into the page cache. Nothing depends on it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            for offset in range(0, os.fstat(descriptor).st_size, _READ_AHEAD_BYTES):
+                os.posix_fadvise(descriptor, offset, _READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        logger.info("no read-ahead path=%s error=%s", path, error.strerror)
+
+
 class StateReceiver:
-    """Takes a full state into ``state.incoming`` beside the database at `state`."""
+    """Takes over the state that a ``StateSender`` sends: ``feed`` every frame, then ``seal``, then ``switch``.
 
-    def __init__(self, state: Path, stream: int) -> None:
-        self.stream = stream
-        self._state = state
-        self._incoming = state.with_name(state.name + ".incoming")
-        _remove(self._incoming)
-        self._store: Store | None = Store.open(os.fspath(self._incoming), create=True)
-        self._writer: StoreWriter | None = None
+    ``store_id``: this server's own. Until ``switch`` nothing of what this server has is touched. Removes what an
+    earlier attempt left. Raises OSError, StoreError.
+    """
+
+    def __init__(self, config: Config, store_id: bytes) -> None:
+        self._config = config
+        self._store_id = store_id
+        self.zxid = -1  # of the checkpoint, known from the first frame on
+        self.pages = 0
+        self.pages_expected = 0
+        self._items = 0
+        self._bytes = 0
+        self._digest = xxh3_64()
+        self._buffer = bytearray()
         self._meta: dict[bytes, bytes] = {}
-        self._pages = 0
-
-    def take(self, body: memoryview) -> bool:
-        """The next part (without the stream's number); whether it was the last one and the state is durable.
-
-        Raises:
-            ValueError: it is malformed, or parts are missing.
-            StoreError: it cannot be written.
-        """
-        part, body = body[0], body[1:]
-        if part == _META:
-            self._begin(dict(_unpack(body)))
-        elif self._writer is None or self._store is None:
-            raise ValueError("a part of a state without its beginning")
-        elif part == _PAGES:
-            pages = _unpack(body)
-            self._writer.put(pages)
-            self._pages += len(pages)
-        elif part == _END:
-            if _COUNT.unpack(body)[0] != self._pages:
-                raise ValueError("parts of a state are missing")
-            self._writer.commit(self._meta)
-            self._writer = None
-            self._store.close()
-            self._store = None
-            return True
-        else:
-            raise ValueError(f"a part of a state of the unknown kind {part}")
-        return False
-
-    @property
-    def zxid(self) -> int:
-        """Up to where the state goes."""
-        return unpack_int(self._meta[META_CHECKPOINT_ZXID])
-
-    def close(self) -> None:
-        """Give up, unless it is complete."""
-        if self._writer is not None:
-            self._writer.abort()
-            self._writer = None
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-            _remove(self._incoming)
-
-    def _begin(self, meta: Mapping[bytes, bytes]) -> None:
-        if self._writer is not None or self._store is None or not set(_SENT) <= meta.keys():
-            raise ValueError("a state that begins twice, or without its description")
-        self._meta = {key: meta[key] for key in _SENT}
-        self._store.initialise({META_SESSION_SECRET: meta[META_SESSION_SECRET]})
-        self._meta[META_INSTALLED] = meta[META_CHECKPOINT_ZXID]
+        self._tree = Tree()
+        self._waiting: list[Page] = []
+        self._aside = 0
+        self._begun = self._ended = self._sealed = False
+        path = incoming_path(config)
+        if path.exists():
+            shutil.rmtree(path)
+        self._store: Store | None = Store.open(os.fspath(path), create=True, lazy=True)
         self._writer = self._store.begin_write()
 
+    def feed(self, frame: bytes | memoryview) -> bool:
+        """Take in the next frame; True when it was the last.
 
-def install(state: Path) -> None:
-    """Step 2: from here on the received state is the one that counts. The next start puts it into place.
+        Raises:
+            TransferError: a frame out of place, or damage. StoreError (StoreFull): it cannot be stored. Then
+            ``close`` it and ask for the state again.
+        """
+        kind = frame[0] if len(frame) else 0
+        try:
+            if self._ended or (kind == _BEGIN_KIND) == self._begun:
+                raise TransferError(f"a frame of kind {kind} out of place")
+            if kind == _DATA_KIND:
+                self._data(memoryview(frame)[1:])
+            elif kind == _BEGIN_KIND:
+                _, version, self.zxid, self.pages_expected = _BEGIN.unpack(frame)
+                if version != VERSION or self.zxid < 0:
+                    raise TransferError(f"a state of version {version} and zxid {self.zxid}")
+                self._begun = True
+            elif kind == _END_KIND:
+                _, items, size, checksum = _END.unpack(frame)
+                if (items, size, checksum) != (self._items, self._bytes, self._digest.intdigest()):
+                    raise TransferError("the state that arrived is not the one that was sent")
+                if self._buffer or self.pages != self.pages_expected:
+                    raise TransferError(f"{self.pages} pages arrived of {self.pages_expected}")
+                self._ended = True
+                self._write()
+            else:
+                raise TransferError(f"a frame of the unknown kind {kind}")
+        except (struct.error, TreeCorruption) as error:
+            raise TransferError(f"the state that arrives is damaged: {error}") from error
+        return self._ended
 
-    Raises:
-        OSError: it could not be renamed.
-    """
-    incoming, installed = state.with_name(state.name + ".incoming"), state.with_name(state.name + ".installed")
-    fsync_directory(incoming)
-    incoming.rename(installed)
-    fsync_directory(state.parent)
+    def seal(self) -> None:
+        """Everything is there: make a tree of it, compare its digest, and make it durable. Waits for the disk.
 
+        May run in another thread, while nothing else here is called. Raises TransferError, StoreError.
+        """
+        if not self._ended or self._store is None:
+            raise TransferError("the state is not complete")
+        if META_SESSION_SECRET not in self._meta:
+            raise TransferError("the state has no key for the sessions' passwords")
+        if self.zxid == 0 and self.pages == 0:
+            self._tree.plant()
+        else:
+            try:
+                finish_tree(self._tree, self._meta.get(META_TREE_DIGEST))
+            except TreeCorruption as error:
+                raise TransferError(f"the state that arrived is damaged: {error}") from error
+        self._writer.abort()
+        stored = sum(1 for _ in self._store.pages())  # which verifies each of them
+        if stored != self.pages:
+            raise TransferError(f"{stored} pages were stored of {self.pages}")
+        self._store.initialise(
+            {
+                **self._meta,
+                META_CHECKPOINT_ZXID: pack_int(self.zxid),
+                META_STORE_ID: self._store_id,
+                META_MEMBER: b"1",
+            }
+        )
+        self._store.sync()
+        self._sealed = True
 
-def complete_installation(state: Path, log: Path) -> None:
-    """At a start: finish what ``install`` began, and remove what a crash has left.
+    def install(self, last_zxid: int, *, apply_older: bool = False) -> None:
+        """Decide that this state counts. The server has to begin anew now: its ``recover`` puts the state in place.
 
-    Raises:
-        OSError: a file cannot be renamed or removed.
-    """
-    installed = state.with_name(state.name + ".installed")
-    discarded_state = state.with_name(state.name + ".discarded")
-    discarded_log = log.with_name(log.name + ".discarded")
-    _remove(state.with_name(state.name + ".incoming"))
-    if installed.is_dir():
-        logger.info("putting a received state into place path=%s", installed)
-        if log.is_dir():
-            _remove(discarded_log)
-            log.rename(discarded_log)
-            fsync_directory(log.parent)
-        if state.is_dir():
-            _remove(discarded_state)
-            state.rename(discarded_state)
-            fsync_directory(state.parent)
-        installed.rename(state)
-        fsync_directory(state.parent)
-    _remove(discarded_state)
-    _remove(discarded_log)
+        For a server that ends its process, or closes everything itself; ``switch`` is the other way. ``last_zxid``: the
+        end of this server's log; an older state is refused as ``switch`` does it. Raises TransferError, OSError.
+        """
+        if not self._sealed or self._store is None:
+            raise TransferError("the state is not complete")
+        if self.zxid < last_zxid and not apply_older:
+            raise TransferError(
+                f"a state of zxid 0x{self.zxid:x} would take back what was logged up to 0x{last_zxid:x}"
+            )
+        self._store.close()
+        self._store = None
+        decide(self._config)
+        logger.info("taking over a state zxid=0x%x pages=%d bytes=%d", self.zxid, self.pages, self._bytes)
 
+    def switch(self, old: Recovered, *, apply_older: bool = False) -> Recovered:
+        """Replace this server's state; what it runs on from now on, as from ``recover(config, ensemble=True)``.
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
+        Closes the store and the log of ``old``, which must be idle: no checkpoint running, nothing in flight, no reader
+        of the log's eventfd. When this returns the new state is durable. The log is empty, so what this server had
+        acknowledged after ``zxid`` is acknowledged no more: unless ``apply_older``, a state older than the end of the
+        log is refused.
+
+        Raises:
+            TransferError: not sealed, or too old. StoreError: a checkpoint is running. Nothing was changed.
+            OSError, StoreError, StartupError, LogCorruption: in the middle of it. The process has to end: the next
+            start completes what was decided.
+        """
+        last_zxid = old.log.last_zxid
+        if self._sealed and (self.zxid >= last_zxid or apply_older):
+            old.store.close()
+            old.log.close()
+        self.install(last_zxid, apply_older=apply_older)
+        complete(self._config)
+        return open_state(
+            self._config,
+            old.lock,
+            Store.open(os.fspath(state_path(self._config)), create=False),
+            ensemble=True,
+            apply_tail=False,
+            tree=self._tree,
+        )
+
+    def close(self) -> None:
+        """Give up: nothing stays of it. Does nothing after ``switch``."""
+        store, self._store = self._store, None
+        if store is not None:
+            self._writer.abort()
+            store.close()
+            shutil.rmtree(incoming_path(self._config), ignore_errors=True)
+
+    # -- inside ---------------------------------------------------------------------------------------------
+
+    def _data(self, piece: memoryview) -> None:
+        self._digest.update(piece)
+        self._bytes += len(piece)
+        buffer = self._buffer
+        buffer += piece
+        at = 0
+        with memoryview(buffer) as view:
+            while len(buffer) - at >= _ITEM.size:
+                kind, key_bytes, value_bytes, checksum = _ITEM.unpack_from(buffer, at)
+                start = at + _ITEM.size
+                end = start + key_bytes + value_bytes
+                if value_bytes > _LARGEST_VALUE:
+                    raise TransferError(f"a value of {value_bytes} bytes")
+                if end > len(buffer):
+                    break
+                key = bytes(view[start : start + key_bytes])
+                value = bytes(view[start + key_bytes : end])
+                if xxh3_64_intdigest(value, xxh3_64_intdigest(key)) != checksum:
+                    raise TransferError(f"checksum mismatch in {key.hex()}")
+                self._item(kind, key, value)
+                at = end
+        del buffer[:at]
+        self._write()
+
+    def _item(self, kind: int, key: bytes, value: bytes) -> None:
+        self._items += 1
+        if kind == _PAGE:
+            self._tree.load_page(key, value)
+            self._waiting.append((key, value))
+            self.pages += 1
+            self._aside += len(value)
+        elif kind == _META and (key in _SENT_META or key == META_SESSION_SECRET):
+            self._meta[key] = value
+        else:
+            raise TransferError(f"an item of kind {kind}, key {key.hex()}")
+
+    def _write(self) -> None:
+        if self._store is None:
+            raise TransferError("it was given up")
+        try:
+            self._writer.put(self._waiting)
+            if self._aside >= _ASIDE_BYTES or self._ended:
+                self._writer.put_aside()
+                self._aside = 0
+        except StoreMapFull as error:
+            raise TransferError(f"the state does not fit: {error}") from error
+        self._waiting = []

@@ -543,7 +543,7 @@ def test_truncate_does_not_reach_behind_a_purge(open_log: Callable[..., TxnLog])
     log = open_log()
     fill(log, 1, 200)
     log.purge(100)
-    with pytest.raises(ValueError, match="purged"):
+    with pytest.raises(ValueError, match="where the log begins"):
         log.truncate(20)
     log.truncate(150)
     put(log, 151)
@@ -1125,3 +1125,382 @@ def test_fsync_is_not_tried_again(open_log: Callable[..., TxnLog]) -> None:
     time.sleep(0.02)
     assert log.durable_zxid == 1
     assert log.fsyncs == 1
+
+
+# --- What an ensemble asks of the log -----------------------------------------------------------------------
+
+
+def txn(zxid: int, size: int = 40, kind: int = 5) -> bytes:
+    """A record with a real transaction's header."""
+    return struct.pack(">qiqqi", 1, 2, zxid, 3, kind) + record(zxid, size)
+
+
+def txns(first: int, count: int = 1, size: int = 40) -> bytes:
+    records = [txn(zxid, size) for zxid in range(first, first + count)]
+    return b"".join(struct.pack("<I", len(each)) + each for each in records)
+
+
+def read_on(log: TxnLog, after: int, max_bytes: int = 10_000) -> dict[int, bytes]:
+    """Everything behind `after`, in many reads."""
+    found: dict[int, bytes] = {}
+    while batches := log.read(after, max_bytes):
+        assert sum(len(batch.payload) for batch in batches[:-1]) <= max_bytes
+        for batch in batches:
+            assert batch.first_zxid == after + 1 or (
+                batch.first_zxid & 0xFFFFFFFF == 1 and batch.first_zxid >> 32 > after >> 32
+            )
+            found.update(enumerate(map(bytes, iter_records(batch.payload)), batch.first_zxid))
+            after = batch.last_zxid
+    return found
+
+
+def test_read_finds_every_batch_of_a_running_log(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    assert log.read(0, 1) == []
+    fill(log, 1, 400)
+    assert len(log.segments) > 5
+    for max_bytes in (1, 5000, 1 << 20):
+        assert read_on(log, 0, max_bytes) == expected(1, 400)
+    for after in range(0, 404, 4):
+        batch = log.read(after, 1)[0] if after < 400 else None
+        assert (batch.first_zxid, batch.last_zxid) == (after + 1, after + 4) if batch else log.read(after, 1) == []
+    for wrong in (1, 2, 399, 401, 1 << 40):
+        with pytest.raises(KeyError):
+            log.read(wrong, 1)
+    log.close()
+    with pytest.raises(RuntimeError):
+        log.read(0, 1)
+
+
+def test_read_after_a_restart_and_across_epochs(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 40)
+    log.close()
+    log = open_log()
+    second = 2 << 32 | 1
+    fill(log, second, second + 39)
+    wanted = expected(1, 40) | expected(second, second + 39)
+    assert read_on(log, 0) == wanted
+    assert min(read_on(log, 40)) == second
+    with pytest.raises(KeyError):
+        log.read(1 << 32 | 7, 1)
+    log.close()
+    assert read_on(open_log(), 0) == wanted
+
+
+def test_read_starts_near_its_place_in_a_large_segment(tmp_path: Path) -> None:
+    log = TxnLog(tmp_path, STORE, segment_bytes=8 << 20)
+    log.start()
+    try:
+        for zxid in range(1, 3001, 4):
+            log.submit(make(zxid, 4, 600))
+        done = 0
+        while done < 750:
+            done += len(wait_events(log)[0])
+        assert read_on(log, 0, 100_000) == expected(1, 3000, 600)
+        assert [log.read(after, 1)[0].first_zxid for after in range(2996, 0, -4)] == list(range(2997, 4, -4))
+    finally:
+        log.close()
+
+
+def test_read_gives_only_what_is_durable(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    put(log, 1)
+    _log._inject(fsync_delay_ns=300_000_000)
+    log.submit(make(2))
+    assert log.read(1, 1) == []
+    with pytest.raises(KeyError):
+        log.read(2, 1)
+    finish(log)
+    assert [batch.first_zxid for batch in log.read(1, 1)] == [2]
+
+
+def test_read_says_what_is_damaged_since(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 20)
+    path = segment_files(tmp_path)[0]
+    (at, length) = batches_of(path)[2]
+    patch(path, at + length - 3, b"?")
+    assert [batch.last_zxid for batch in log.read(0, 5000)] == [4, 8]
+    with pytest.raises(LogCorruption, match="checksum") as caught:
+        log.read(8, 1)
+    assert (caught.value.path, caught.value.offset) == (str(path), at)
+
+
+def test_read_never_sees_a_recycled_segment(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 200)
+    assert log.read(0, 1)[0].first_zxid == 1
+    assert log.purge(100)
+    base = log.base_zxid
+    assert base > 4
+    for gone in (0, 4, base - 4):
+        with pytest.raises(KeyError):
+            log.read(gone, 1)
+    for zxid in range(201, 400, 4):  # into the recycled files
+        put(log, zxid, 4, 1000)
+        assert log.read(base, 1)[0].first_zxid == base + 1
+    assert read_on(log, base) == expected(base + 1, 400)
+
+
+def test_base_zxid_is_known_after_a_restart(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    """Also where an epoch begins a segment: the zxid before cannot be told from the first one there."""
+    log = open_log()
+    fill(log, 1, 40)
+    epoch = 3 << 32 | 1
+    while len(log.segments) < 3:
+        put(log, epoch, 1, 40_000)
+        epoch += 1 << 32
+    before = log.segments[-1].first_zxid - (1 << 32)
+    log.purge(before)
+    assert log.base_zxid == before
+    until(lambda: segment_files(tmp_path) == [Path(log.segments[0].path)])
+    log.close()
+    log = open_log()
+    assert log.base_zxid == before
+    assert log.take_index()[0] == before
+    with pytest.raises(RuntimeError):
+        log.take_index()
+    with pytest.raises(LogCorruption, match="missing"):
+        list(TxnLog(tmp_path, STORE).recover(before - (1 << 32)))
+
+
+def test_purge_keeps_transactions_for_followers(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 400)
+    assert log.purge(400, keep_txns=500) == []
+    assert log.purge(400, keep_txns=250)
+    assert 50 < log.base_zxid <= 150
+    assert log.purge(400, keep_txns=250) == []
+    assert log.purge(400, keep_txns=250, keep_bytes=3 * SMALL)
+    assert 150 < log.base_zxid <= 250
+    assert log.purge(400)
+    assert len(log.segments) == 1
+
+
+def test_a_hold_keeps_the_log_behind_it(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 400)
+    hold, other = log.hold(200), log.hold(300)
+    log.purge(400)
+    assert 100 < log.base_zxid <= 200
+    assert read_on(log, log.base_zxid)[201] == record(201, 1000)
+    hold.release()
+    hold.release()
+    log.purge(400)
+    assert 200 < log.base_zxid <= 300
+    del other
+    gc.collect()
+    log.purge(400)
+    assert log.base_zxid > 300
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_truncate_to_the_base_then_a_newer_epoch(
+    tmp_path: Path, open_log: Callable[..., TxnLog], restart: bool
+) -> None:
+    """Several segments go, the log is empty, and what comes next need not follow what went."""
+    _log.write_base(os.open(tmp_path, os.O_RDONLY), 7 << 32 | 9)
+    log = open_log()
+    base = 7 << 32 | 9
+    assert (log.base_zxid, log.last_zxid, log.durable_zxid) == (base, base, base)
+    with pytest.raises(ValueError, match="does not follow"):
+        log.submit(make(5))
+    fill(log, base + 1, base + 100)
+    until(lambda: not (tmp_path / "base").exists())
+    assert len(log.segments) > 1
+    log.truncate(base)
+    assert segment_files(tmp_path) == []
+    assert (log.base_zxid, log.last_zxid, log.durable_zxid) == (base, base, base)
+    assert log.read(base, 1) == []
+    if restart:
+        log.close()
+        assert list(TxnLog(tmp_path, STORE).recover(base)) == []
+        with pytest.raises(LogCorruption, match="was durable once"):
+            list(TxnLog(tmp_path, STORE).recover(base + 1))
+        with pytest.raises(LogCorruption, match="missing"):
+            list(TxnLog(tmp_path, STORE).recover(base - 1))
+        log = open_log()
+        assert log.take_index()[0] == base
+    newer = 9 << 32 | 1
+    with pytest.raises(ValueError, match="does not follow"):
+        log.submit(make(newer + 1))
+    put(log, newer, 3)
+    assert (log.base_zxid, log.last_zxid, log.durable_zxid) == (base, newer + 2, newer + 2)
+    assert sorted(read_on(log, base)) == [newer, newer + 1, newer + 2]
+    log.truncate(base)  # nothing of the first epoch comes back
+    assert log.read(base, 1) == []
+    put(log, newer, 1, 100)
+    log.close()
+    assert read(tmp_path, base) == expected(newer, newer, 100)
+
+
+def test_truncate_within_several_segments_then_a_newer_epoch(
+    tmp_path: Path, open_log: Callable[..., TxnLog]
+) -> None:
+    log = open_log()
+    fill(log, 1, 400)
+    log.truncate(200)
+    assert (log.last_zxid, log.durable_zxid) == (200, 200)
+    assert read_on(log, 0) == expected(1, 200)
+    newer = 1 << 32 | 1
+    fill(log, newer, newer + 99)
+    wanted = expected(1, 200) | expected(newer, newer + 99)
+    assert read_on(log, 0) == wanted
+    log.close()
+    assert read(tmp_path) == wanted
+    assert read_on(open_log(), 0) == wanted
+
+
+@pytest.mark.parametrize("fault", ["first batch torn", "power lost before the first batch"])
+def test_a_base_outlives_a_first_segment_that_does_not_count(
+    tmp_path: Path, open_log: Callable[..., TxnLog], fault: str
+) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    base = 3 << 32 | 5
+    _log.write_base(directory, base)
+    log = open_log()
+    put(log, base + 1)
+    log.close()
+    _log.write_base(directory, base)  # its removal is not synced: it may come back
+    os.close(directory)
+    path = segment_files(tmp_path)[0]
+    if fault == "first batch torn":
+        patch(path, DATA + 20, b"????")
+    else:
+        patch(path, DATA, bytes(4096))
+    assert list(TxnLog(tmp_path, STORE).recover(base)) == []
+    log = open_log()
+    assert segment_files(tmp_path) == []
+    assert log.last_zxid == base
+    put(log, base + 1)
+    until(lambda: not (tmp_path / "base").exists())
+
+
+def test_a_damaged_base(tmp_path: Path) -> None:
+    directory = os.open(tmp_path, os.O_RDONLY)
+    _log.write_base(directory, 5)
+    os.close(directory)
+    assert stat.S_IMODE((tmp_path / "base").stat().st_mode) == 0o600
+    patch(tmp_path / "base", 18, b"?")
+    with pytest.raises(LogCorruption, match="base"):
+        list(TxnLog(tmp_path, STORE).recover(5))
+
+
+def test_the_index_names_every_batch(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 103)
+    log.close()
+    log = TxnLog(tmp_path, STORE)
+    with pytest.raises(RuntimeError):
+        log.take_index()
+    assert len(list(log.recover(90))) == 4
+    base, ends = log.take_index()
+    assert (base, list(ends)) == (0, [*range(4, 101, 4), 103])
+
+
+def test_adopt_takes_what_another_server_sent(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    batch = Batch()
+    payload = txns(5 << 32 | 1, 3)
+    batch.adopt(5 << 32 | 1, 5 << 32 | 3, 3, memoryview(payload))
+    log.submit(batch)
+    with pytest.raises(RuntimeError):
+        batch.adopt(5 << 32 | 1, 5 << 32 | 3, 3, payload)
+    finish(log)
+    assert batch.payload() == payload
+    assert list(read(tmp_path).values()) == [txn(5 << 32 | number) for number in (1, 2, 3)]
+
+
+GOOD = txns(9, 3)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "count", "payload"),
+    [
+        (9, 11, 3, b""),
+        (9, 11, 3, GOOD[:-1]),
+        (9, 11, 3, GOOD + b"\0\0\0"),
+        (9, 11, 3, GOOD[:-4] + b"\0\0\0\0" + GOOD[-4:]),
+        (9, 10, 2, GOOD),
+        (9, 12, 4, GOOD),
+        (9, 11, 2, GOOD),
+        (8, 10, 3, GOOD),
+        (9, 11, 3, txns(9, 2) + txns(12)),
+        (9, 11, 3, txns(9, 2) + struct.pack("<I", 31) + txn(11)[:31]),
+        (9, 11, 3, txns(9, 2) + struct.pack("<I", 0xFFFFFFFF) + txn(11)),
+        (-1, 1, 3, txns(-1, 3)),
+        (1 << 32, 1 << 32, 1, txns(1 << 32)),
+        (0xFFFFFFFF, 1 << 32, 2, txns(0xFFFFFFFF, 2)),
+        (9, 8, 0, GOOD),
+    ],
+)
+def test_adopt_refuses_what_is_no_batch(first: int, last: int, count: int, payload: bytes) -> None:
+    batch = Batch()
+    batch.append(77, b"old")
+    with pytest.raises(ValueError, match=r"not a batch|not a transaction|transactions in|announced"):
+        batch.adopt(first, last, count, payload)
+    assert (batch.nbytes, batch.count) == (0, 0)
+    batch.adopt(9, 11, 3, GOOD)
+    assert batch.payload() == GOOD
+
+
+def test_a_view_of_the_payload_keeps_the_batch_as_it_is(open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    assert bytes(Batch().payload_view()) == b""
+    batch = Batch()
+    batch.adopt(1, 3, 3, txns(1, 3))
+    view = batch.payload_view()
+    assert view.readonly
+    assert view == txns(1, 3)
+    log.submit(batch)
+    more = view[8:]
+    assert batch.exports == 1
+    finish(log)
+    for change in (batch.reset, lambda: batch.append(4, b""), lambda: batch.adopt(1, 3, 3, txns(1, 3))):
+        with pytest.raises(BufferError):
+            change()
+    assert view == txns(1, 3)
+    view.release()
+    with pytest.raises(BufferError):
+        batch.reset()
+    more.release()
+    assert batch.exports == 0
+    batch.reset()
+    again = Batch()
+    again.adopt(1, 1, 1, txns(1))
+    view = again.payload_view()
+    del again
+    gc.collect()
+    assert view == txns(1)
+
+
+def test_txns_of_type_finds_what_it_is_asked_for() -> None:
+    records = [txn(1), txn(2, 10, 16), txn(3, 0), txn(4, 7, 16)]
+    payload = b"".join(struct.pack("<I", len(each)) + each for each in records)
+    assert _log.txns_of_type(payload, 16) == [(2, records[1]), (4, records[3])]
+    assert _log.txns_of_type(payload, 99) == []
+    with pytest.raises(ValueError, match="not a transaction"):
+        _log.txns_of_type(payload[:-1], 16)
+
+
+def test_refused_batches_leave_no_trace_for_readers(tmp_path: Path, open_log: Callable[..., TxnLog]) -> None:
+    log = open_log()
+    fill(log, 1, 20)
+    _log._inject(fail_write_at=2, fail_write_errno=errno.ENOSPC)
+    for zxid in (21, 22, 23):
+        log.submit(make(zxid))
+    done: list[Batch] = []
+    refused: list[Batch] = []
+    while not refused:
+        more, refused = wait_events(log)
+        done += more
+    _log._inject()
+    log.acknowledge_refusal()
+    last = log.durable_zxid
+    assert [batch.first_zxid for batch in refused] == list(range(last + 1, 24))
+    assert max(read_on(log, 0)) == last
+    put(log, last + 1, 1, 1000)
+    assert read_on(log, 20) | {} == {
+        zxid: record(zxid, 1000 if zxid == last + 1 else 40) for zxid in range(21, last + 2)
+    }

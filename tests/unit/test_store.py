@@ -17,9 +17,9 @@ import pytest
 
 from fastzk.server import store as store_module
 from fastzk.server.store import (
-    META_INSTALLED,
     META_CHECKPOINT_ZXID,
     META_FORMAT,
+    META_MEMBER,
     META_STORE_ID,
     SnapshotInterrupted,
     Store,
@@ -67,7 +67,7 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def store(path: str) -> Iterator[Store]:
     with Store.open(path, create=True) as opened:
-        opened.initialise({META_INSTALLED: pack_int(0)})
+        opened.initialise({META_MEMBER: pack_int(0)})
         yield opened
 
 
@@ -88,10 +88,10 @@ def test_a_new_store_is_private_and_empty(path: str) -> None:
         assert store.meta() == {}
         with pytest.raises(StoreMissing):
             _ = store.checkpoint_zxid
-        store.initialise({META_INSTALLED: pack_int(7)})
+        store.initialise({META_MEMBER: pack_int(7)})
         assert store.initialised
         assert store.checkpoint_zxid == 0
-        assert store.get_int(META_INSTALLED) == 7
+        assert store.get_int(META_MEMBER) == 7
         assert len(store.get_meta(META_STORE_ID) or b"") == 16
         assert contents(store) == {}
         assert len(store) == 0
@@ -212,7 +212,7 @@ def test_pages_and_meta_survive(store: Store, path: str) -> None:
         assert again.get_meta(b"tree-digest") == b"\x01" * 8
         assert again.get_meta(b"sessions") == b""
         assert again.get_meta(b"nothing") is None
-        assert again.meta()[META_INSTALLED] == pack_int(0)
+        assert again.meta()[META_MEMBER] == pack_int(0)
         # Replaced, removed, removed though absent, added.
         changes = [(key_of(0), b"new"), (key_of(1), None), (key_of(999), None), (key_of(300), b"last")]
         again.write(changes, at(6))

@@ -128,8 +128,15 @@ class Core:
 
     @property
     def voter(self) -> bool:
-        """Whether this server votes and may lead."""
+        """Whether this server votes."""
         return self.id in self.membership.voters or (self.pending is not None and self.id in self.pending[1].voters)
+
+    @property
+    def electable(self) -> bool:
+        """Whether this server may lead: not if it is a voter whose vote weighs nothing."""
+        return self.id in self.membership.electable or (
+            self.pending is not None and self.id in self.pending[1].electable
+        )
 
     @property
     def quorum(self) -> Quorum:

@@ -62,7 +62,7 @@ class Looking(Role):
     def tick(self) -> None:
         """Stand for election if it is time."""
         core = self.core
-        if core.now < self._next or not core.voter:
+        if core.now < self._next or not core.electable:
             return
         if not core.quorum.reached(core.peers | {core.id}):
             self._epoch = 0  # nobody to ask; as soon as there is, ask

@@ -115,9 +115,9 @@ class Following(Role):
         elif isinstance(message, Match):
             if not self.synced:
                 self._say_position(core.history.floor(message.zxid))
+        elif self.synced or message.last_zxid != core.history.last_zxid:
+            return  # that was said of another history than there is now
         elif isinstance(message, Sync):
-            if self.synced:
-                return
             require(core.history.floor(message.zxid) == message.zxid, f"0x{message.zxid:x} is no common batch end")
             if message.zxid < core.history.last_zxid:
                 core.truncated(message.zxid)
@@ -163,7 +163,7 @@ class Following(Role):
         self.core.send(self.leader, Ack(self.epoch, self.stream, self.core.durable))
 
     def _say_position(self, zxid: int) -> None:
-        self.core.send(self.leader, Position(self.epoch, self.stream, zxid))
+        self.core.send(self.leader, Position(self.epoch, self.stream, zxid, self.core.history.last_zxid))
 
     def _roll(self, epoch: int) -> None:
         """The leader goes on in a later epoch, which a quorum has promised it."""

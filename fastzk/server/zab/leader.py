@@ -148,7 +148,8 @@ class Leading(Role):
             if progress.phase in (Phase.GREETED, Phase.MATCHING):
                 lost = core.now - progress.began > core.timing.heartbeat * 2
             elif progress.phase is Phase.STREAMING:
-                since = progress.began if progress.in_flight else progress.heard
+                # A follower acknowledges at once that it shares the history.
+                since = progress.began if progress.in_flight or not progress.acked else progress.heard
                 lost = core.now - since > core.timing.sync_limit
             else:
                 lost = False
@@ -175,7 +176,7 @@ class Leading(Role):
         elif isinstance(message, Resync):
             self._greet(sender)
         elif progress.phase is not Phase.STREAMING:
-            self._positioned(sender, progress, message.zxid)
+            self._positioned(sender, progress, message.zxid, message.last_zxid)
 
     def sought(self, peer: int) -> None:
         """A server that was taken for a follower looks for a leader: it has given this one up."""
@@ -232,7 +233,7 @@ class Leading(Role):
             progress.heard, progress.round = before.heard, before.round
         self.core.send(peer, NewLeader(self.epoch, progress.stream, self.core.commit))
 
-    def _positioned(self, peer: int, progress: Progress, zxid: int) -> None:
+    def _positioned(self, peer: int, progress: Progress, zxid: int, last_zxid: int) -> None:
         """Find the last common batch end, or see that there is none that could be used."""
         core = self.core
         if progress.phase is Phase.INSTALLING:
@@ -241,7 +242,7 @@ class Leading(Role):
         shared = core.history.floor(zxid) if zxid >= 0 else -1
         if shared < 0:
             progress.phase = Phase.INSTALLING
-            core.send(peer, Install(self.epoch, progress.stream))
+            core.send(peer, Install(self.epoch, progress.stream, last_zxid))
             core.act(SendState(peer, progress.stream))
         elif shared != zxid:
             progress.phase = Phase.MATCHING
@@ -249,7 +250,7 @@ class Leading(Role):
         else:
             progress.phase = Phase.STREAMING
             progress.sent = zxid
-            core.send(peer, Sync(self.epoch, progress.stream, zxid))
+            core.send(peer, Sync(self.epoch, progress.stream, zxid, last_zxid))
             self._pump(peer, progress)
 
     def _pump(self, peer: int, progress: Progress) -> None:
@@ -356,10 +357,14 @@ class Leading(Role):
     def _in_contact(self) -> bool:
         """Whether a quorum was heard within the limit."""
         core = self.core
-        oldest = core.now - core.timing.sync_limit
-        heard = {peer for peer, progress in self.progress.items() if progress.heard >= oldest}
-        if core.quorum.reached((heard & core.voters) | {core.id}):
-            self._contact = core.now
+        heard = {peer: progress.heard for peer, progress in self.progress.items() if peer in core.voters}
+        heard[core.id] = core.now
+        for since in sorted(set(heard.values()), reverse=True):
+            if since <= self._contact:
+                break
+            if core.quorum.reached({peer for peer, each in heard.items() if each >= since}):
+                self._contact = since
+                break
         return core.now - self._contact <= core.timing.sync_limit
 
     def roll(self) -> None:

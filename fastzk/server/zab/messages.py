@@ -118,12 +118,13 @@ class NewLeader:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A batch end of the follower's history; -1: its log does not reach back so far."""
+    """A batch end of the follower's history, which ends at `last_zxid`; -1: its log does not reach back so far."""
 
-    layout: ClassVar[str] = "qqq"
+    layout: ClassVar[str] = "qqqq"
     epoch: int
     stream: int
     zxid: int
+    last_zxid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,21 +139,23 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Both histories are the same up to `zxid`."""
+    """Both histories are the same up to `zxid`; what the follower, whose ends at `last_zxid`, has behind it goes."""
 
-    layout: ClassVar[str] = "qqq"
+    layout: ClassVar[str] = "qqqq"
     epoch: int
     stream: int
     zxid: int
+    last_zxid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Install:
-    """A full state follows."""
+    """A full state follows, for a follower whose history ends at `last_zxid`."""
 
-    layout: ClassVar[str] = "qq"
+    layout: ClassVar[str] = "qqq"
     epoch: int
     stream: int
+    last_zxid: int
 
 
 @dataclass(frozen=True, slots=True)
