@@ -8,18 +8,21 @@ TESTS ?= tests
 # How many frames `make fuzz` sends, and from which seed: make fuzz FRAMES=1000000 SEED=7
 FRAMES ?= 1000000
 SEED ?= 1
+# Which seeds to simulate.
+SEEDS ?= 1-1000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find fastzk -name '*.pyx' -o -name '*.pxd' ! -name '_constants.pxd') fastzk/protocol.py setup.py pyproject.toml
 
-.PHONY: help run build test fuzz lint bench clean
+.PHONY: help run build test simulate fuzz lint bench clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    build, then serve 127.0.0.1:2181 from ./data until Ctrl-C (ARGS="..." for the server)'
 	@echo 'make test   build, then run all tests (TESTS="tests/unit -k log" for some)'
 	@echo 'make fuzz   build a copy with sanitizers, then send it damaged frames (FRAMES=1000000 SEED=1)'
+	@echo 'make simulate SEEDS=1-10000  whole ensembles under faults, by seed, on all cores'
 	@echo 'make lint   ruff, mypy --strict, cython-lint'
 	@echo 'make bench  compare with Apache ZooKeeper; see bench/README.md'
 	@echo 'make clean  remove what was built; ./data stays'
@@ -67,6 +70,10 @@ $(CHECKED)/.built: $(SOURCES) $(wildcard fastzk/*.py fastzk/*/*.py fastzk/*/*/*.
 
 fuzz: $(CHECKED)/.built $(VENV)/.test
 	$(BIN)/python tests/fuzz/fuzz_frames.py --frames $(FRAMES) --seed $(SEED) --tree $(CHECKED) --out build/fuzz
+
+# A seed that fails is printed with what happened, and how to replay it.
+simulate: $(VENV)/.built
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 lint: $(VENV)/.built $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ from fastzk.client.results import Children, Created, Identity, NodeACL, NodeData
 from fastzk.client.retry import RetryPolicy, is_repeatable
 from fastzk.client.sasl import Credentials
 from fastzk.client.session import Dropped
+from fastzk.client.signals import Signal
 from fastzk.client.states import State
 from fastzk.client.watches import Watcher
 from fastzk.errors import (
@@ -151,6 +152,7 @@ class AsyncClient(Operations):
         keeper.cancel()
         await asyncio.wait({keeper})
         self._session.closed()
+        self._wake_waiting()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -299,6 +301,8 @@ class AsyncClient(Operations):
         """See fastzk.client.session.Face."""
         if not self._session.live:
             self._create_future = self._refuse
+        if state == State.LOST:
+            self._session_ended()
         for listener in list(self._listeners):
             self._call_soon(self._tell_listener, listener, state)
 
@@ -311,7 +315,10 @@ class AsyncClient(Operations):
 
     def notify(self, watcher: Watcher, event: WatchedEvent) -> object:
         """See fastzk.client.session.Face."""
-        self._call_soon(self._call, watcher, event)
+        if isinstance(watcher, Signal):
+            watcher.fire()
+        else:
+            self._call_soon(self._call, watcher, event)
         return None
 
     def _call_soon(self, function: Callable[..., object], *arguments: object) -> None:
@@ -322,10 +329,10 @@ class AsyncClient(Operations):
         if listener in self._listeners and self._call(listener, state) is True:
             self.remove_listener(listener)
 
-    def _call(self, function: Callable[..., object], argument: object) -> object:
+    def _call(self, function: Callable[..., object], *arguments: object) -> object:
         """Call a listener or watcher; one that is a coroutine runs as a task."""
         try:
-            result = function(argument)
+            result = function(*arguments)
             if inspect.isawaitable(result):
                 return self._run(_logged(result))
         except Exception:
@@ -352,6 +359,23 @@ class AsyncClient(Operations):
     def pause(self, seconds: float) -> Awaitable[None]:
         """Something to await that long."""
         return asyncio.sleep(seconds)
+
+    def promise(self, timeout: float | None = None) -> asyncio.Future[Any]:
+        """See Operations."""
+        if self._loop is None or self._keeper is None:
+            raise self._session.refusal()
+        future = self._loop.create_future()
+        if timeout is not None:
+            timer = self._loop.call_later(timeout, _settle, future)
+            future.add_done_callback(lambda _: timer.cancel())
+        return future
+
+    def take_steps(self) -> None:
+        """See Operations: the loop goes on by itself."""
+
+    def tell(self, function: Callable[..., object], *arguments: object) -> None:
+        """See Operations."""
+        self._call_soon(self._call, function, *arguments)
 
     # ---- operations
 
@@ -815,6 +839,11 @@ class EventStream:
 def _let_go(client: AsyncClient, path: str, recursive: bool) -> None:
     if client._keeper is not None:
         client._run(_logged(client._close_stream(path, None, recursive)))
+
+
+def _settle(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(False)
 
 
 async def _logged(awaitable: Awaitable[object]) -> None:

@@ -38,6 +38,7 @@ from fastzk.client.results import Children, Created, Identity, NodeACL, NodeData
 from fastzk.client.retry import RetryPolicy, is_repeatable
 from fastzk.client.sasl import Credentials
 from fastzk.client.session import Dropped
+from fastzk.client.signals import Signal
 from fastzk.client.states import State
 from fastzk.client.stream_wire import SocketWaker, StreamWire
 from fastzk.client.watchers import ChildrenWatch, DataWatch
@@ -209,6 +210,8 @@ class Client(Operations):
         if helper is not threading.current_thread():
             helper.join()
         self._session.closed()
+        self._wake_waiting()
+        self._session.call_all()
         self.run_steps()
         self._waker.close()
         self._waker = None
@@ -269,6 +272,10 @@ class Client(Operations):
             self._taking = False
             session.closed()
         self._live.clear()
+        if not session.live:
+            # Closed, or beyond help because of wrong credentials.
+            self._wake_waiting()
+            session.call_all()
         self.run_steps()
 
     def _serve(self, wire: Wire | StreamWire) -> None:
@@ -409,41 +416,48 @@ class Client(Operations):
             step()
 
     def compose(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> Call[T]:
-        """Run a coroutine that awaits nothing but calls of this client; the threads that read take its steps."""
-        result: Call[T] = Call(self)
-        result.indirect = True
+        """Run a coroutine that awaits nothing but calls of this client; the threads that read take its steps.
 
-        def step() -> None:
-            try:
-                while not result.done():
-                    awaited = coroutine.send(None)
-                    if not awaited.done():
-                        awaited.then(step)
-                        return
-                coroutine.close()
-            except StopIteration as end:
-                result.set_result(end.value)
-            except Exception as error:
-                result.set_exception(error)
-
-        step()
-        if timeout is not None:
-            self._expire(result, timeout, None)
+        When the result is cancelled, or the time is over, the coroutine is closed where it stands.
+        """
+        result = Composed(self, coroutine)
+        result.step()
+        if timeout is not None and not result.done():
+            when = time.monotonic() + timeout
+            self._session.call_at(when, result.expire, result)
+            self._be_there(when)
         return result
 
     def pause(self, seconds: float) -> Call[None]:
         """Something to await that long."""
-        call: Call[None] = Call(self)
+        return self.promise(seconds)
+
+    def promise(self, timeout: float | None = None) -> Call[Any]:
+        """See Operations."""
+        call: Call[Any] = Call(self)
         call.indirect = True
-        when = time.monotonic() + seconds
-        self._session.call_at(when, call.set_result)
-        self._be_there(when)
+        if timeout is not None:
+            when = time.monotonic() + timeout
+            self._session.call_at(when, partial(call.set_result, False), call)
+            self._be_there(when)
+            if not self._session.live:  # nobody will look at deadlines any more
+                call.set_result(False)
         return call
+
+    def take_steps(self) -> None:
+        """See Operations."""
+        self.run_steps()
+
+    def tell(self, function: Callable[..., object], *arguments: object) -> None:
+        """See Operations."""
+        self.dispatch(function, *arguments)
 
     # ---- callbacks
 
     def on_state(self, state: State) -> None:
         """See fastzk.client.session.Face."""
+        if state == State.LOST:
+            self._session_ended()
         for listener in list(self._listeners):
             self.dispatch(self._tell_listener, listener, state)
 
@@ -454,7 +468,10 @@ class Client(Operations):
 
     def notify(self, watcher: Watcher, event: WatchedEvent) -> object:
         """See fastzk.client.session.Face."""
-        self.dispatch(watcher, event)
+        if isinstance(watcher, Signal):
+            watcher.fire()
+        else:
+            self.dispatch(watcher, event)
         return None
 
     def _tell_listener(self, listener: Callable[[State], object], state: State) -> None:
@@ -809,6 +826,57 @@ class Client(Operations):
         def add_auth_async(
             self, scheme: str, credential: str | bytes, *, timeout: float | None = None
         ) -> Call[bool]: ...
+
+
+class Composed(Call):  # type: ignore[type-arg]
+    """The result of a coroutine that takes several requests. ``step`` goes on with it after each."""
+
+    def __new__(cls, client: Client, coroutine: Coroutine[Any, Any, Any]) -> Composed:
+        return super().__new__(cls, client)
+
+    def __init__(self, client: Client, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._awaited: Call[Any] | None = None
+        self.indirect = True
+
+    def step(self) -> None:
+        """The call it waits for is settled: run it up to the next one."""
+        coroutine = self._coroutine
+        try:
+            while not self.done():
+                awaited = coroutine.send(None)
+                if awaited.done():
+                    continue
+                self._awaited = awaited
+                # Looked at again behind the assignment: who cancels settles this first and reads `_awaited` then.
+                if self.done():
+                    awaited.cancel()
+                    break
+                awaited.then(self.step)
+                return
+            coroutine.close()
+        except StopIteration as end:
+            self.set_result(end.value)
+        except Exception as error:
+            self.set_exception(error)
+
+    def cancel(self) -> bool:
+        """Give it up: the coroutine ends where it waits. What was sent may be carried out all the same."""
+        if not super().cancel():
+            return False
+        self._leave()
+        self.owner.run_steps()
+        return True
+
+    def expire(self) -> None:
+        """The time is over."""
+        if self.set_exception(OperationTimeoutError()):
+            self._leave()
+
+    def _leave(self) -> None:
+        awaited = self._awaited
+        if awaited is not None:
+            awaited.cancel()
 
 
 class Transaction(TransactionRequest):

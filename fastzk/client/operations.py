@@ -20,6 +20,7 @@ from fastzk.client.results import Created, Identity, NodeData, WatchedEvent
 from fastzk.client.retry import RetryPolicy
 from fastzk.client.sasl import Credentials
 from fastzk.client.session import Session
+from fastzk.client.signals import Signal
 from fastzk.client.states import KeeperState, State
 from fastzk.client.watches import Stream, Watcher
 from fastzk.errors import (
@@ -127,6 +128,9 @@ class Operations:
         self.default_acl = default_acl
         self._retry_policy = retry or RetryPolicy()
         self._listeners: list[Callable[[State], object]] = []
+        #: What coroutines of recipes wait for at the moment.
+        self.waiting: set[Signal] = set()
+        self._endings: dict[Callable[[], None], None] = {}
 
     # ---- what each client adds
 
@@ -144,6 +148,18 @@ class Operations:
 
     def pause(self, seconds: float) -> Awaitable[None]:
         """Something to await that long."""
+        raise NotImplementedError
+
+    def promise(self, timeout: float | None = None) -> Any:
+        """A future that no request settles; after ``timeout`` seconds it is settled by False."""
+        raise NotImplementedError
+
+    def take_steps(self) -> None:
+        """A promise was settled by a thread that does not read: go on with what waited for it."""
+        raise NotImplementedError
+
+    def tell(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have a function of the program's called where its callbacks run; never blocks."""
         raise NotImplementedError
 
     def on_state(self, state: State) -> None:
@@ -233,6 +249,40 @@ class Operations:
         """Do not call it any more."""
         if listener in self._listeners:
             self._listeners.remove(listener)
+
+    # ---- the end of a session, for recipes
+
+    def at_session_end(self, function: Callable[[], None]) -> None:
+        """Have ``function()`` called once, when this session is over: by who notices, so it only takes note."""
+        self._endings[function] = None
+
+    def forget_session_end(self, function: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        self._endings.pop(function, None)
+
+    def _session_ended(self) -> None:
+        endings, self._endings = self._endings, {}
+        for function in endings:
+            function()
+
+    def _wake_waiting(self) -> None:
+        """The client is stopped: whoever waits for a signal finds that out by its next request."""
+        for signal in list(self.waiting):
+            signal.fire()
+
+    async def retried(self, function: Callable[..., Awaitable[T]], *arguments: Any, **options: Any) -> T:
+        """In a coroutine of a recipe: call a ``*_async`` method until the connection does not break.
+
+        For what may be done twice.
+        """
+        retries = RetryPolicy(max_delay=2.0).begin(True)
+        while True:
+            try:
+                return await function(*arguments, **options)
+            except ZooKeeperError as error:
+                if not retries.again(error):
+                    raise
+                await self.pause(retries.delay(error))
 
     # ---- requests that read
 
@@ -559,6 +609,7 @@ class Operations:
         *,
         prefix: str = "",
         ephemeral: bool = True,
+        retry: RetryPolicy | None = None,
     ) -> str:
         """Create ``parent/prefix+identifier+suffix+sequence number`` exactly once, whatever happens to connections.
 
@@ -566,10 +617,11 @@ class Operations:
         identifier whether the znode is there.
 
         :param identifier: a text no other znode below ``parent`` has in its name, a UUID for example.
+        :param retry: how often to try, where the client's own policy is not the right one.
         :returns: the path.
         :raises SessionExpiredError: when the session ends before; an ephemeral znode is gone then.
         """
-        retries = self._retry_policy.begin(True)
+        retries = (retry or self._retry_policy).begin(True)
         base = f"{parent.rstrip('/')}/{prefix}{identifier}{suffix}"
         doubtful = False
         while True:

@@ -355,6 +355,12 @@ class Session:
 
         self.call_at(when, expire, sink)
 
+    def call_all(self) -> None:
+        """The client stops: what waits for a moment that no tick will tell is called now."""
+        deadlines, self._deadlines = self._deadlines, []
+        for deadline in sorted(deadlines):
+            deadline[2]()
+
     def due_before(self, when: float) -> bool:
         """Whether a deadline is earlier than ``when``."""
         return bool(self._deadlines) and self._deadlines[0][0] < when - 0.001

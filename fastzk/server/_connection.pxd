@@ -42,6 +42,7 @@ cdef class Service:
     cdef readonly set leaving              # connections that end when their last replies are taken
     cdef set large                         # connections that are sending a setWatches above jute.maxbuffer,
     cdef readonly int64_t large_bytes      # how many bytes those are together,
+    cdef public int64_t turn_ns            # how long one client is served before others have their turn
     cdef object large_queue                # and who waits to go on with one: a deque
     cdef readonly bint stopping
     cdef public object identify            # (connection, ssl.SSLObject) -> bool: False refuses the connection

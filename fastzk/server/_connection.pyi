@@ -83,6 +83,8 @@ class Service:
     def connection(self) -> Connection:
         """A protocol for one accepted connection."""
 
+    #: How long one client is served before others have their turn, in nanoseconds.
+    turn_ns: int
     def stop(self) -> None:
         """Take no more frames; what is under way is still answered."""
 

@@ -29,12 +29,11 @@ from fastzk._codec cimport (
     put_u8, reader_init,
 )
 from fastzk._constants cimport (
-    ERR_AUTH_FAILED, ERR_OK,
-    ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED,
-    OP_AUTH, OP_CHECK, OP_CHECK_NOT_EXISTS, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER,
-    OP_CREATE_IF_NOT_EXISTS, OP_CREATE_SESSION, OP_CREATE_TTL, OP_DELETE, OP_DELETE_CONTAINER, OP_FILTERED_LIST,
-    OP_MULTI, OP_RECONFIG, OP_REMOVE_RECURSIVE, OP_SASL, OP_SET_ACL, OP_SET_DATA, OP_SET_WATCHES,
-    OP_SET_WATCHES2, OP_SYNC,
+    ERR_AUTH_FAILED, ERR_OK, ERR_SESSION_CLOSED_REQUIRE_SASL_AUTH, ERR_UNIMPLEMENTED, OP_AUTH, OP_CHECK,
+    OP_CHECK_NOT_EXISTS, OP_CLOSE_SESSION, OP_CREATE, OP_CREATE2, OP_CREATE_CONTAINER, OP_CREATE_IF_NOT_EXISTS,
+    OP_CREATE_SESSION, OP_CREATE_TTL, OP_DELETE, OP_DELETE_CONTAINER, OP_FILTERED_LIST, OP_GET_ALL_CHILDREN_NUMBER,
+    OP_GET_EPHEMERALS, OP_MULTI, OP_MULTI_READ, OP_RECONFIG, OP_REMOVE_RECURSIVE, OP_SASL, OP_SET_ACL, OP_SET_DATA,
+    OP_SET_WATCHES, OP_SET_WATCHES2, OP_SYNC,
 )
 from fastzk.server._clients cimport OUT_LIMIT, begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
 from fastzk.server._reads cimport is_read
@@ -102,9 +101,11 @@ cdef inline bint is_write(int32_t op) noexcept nogil:
 
 
 cdef inline bint is_slow(const uint8_t* frame, int64_t n) noexcept nogil:
-    # Requests of which few may take long: the rare ones, some of which walk through all there is, and long ones.
+    # Requests of which few may take long: those that may walk through all there is, and long ones.
     cdef int32_t op = <int32_t>fz_load32(frame + 4)
-    return op > OP_CREATE2 or op == OP_MULTI or n > 4096
+    return n > 4096 or op >= OP_FILTERED_LIST or op in (
+        OP_MULTI, OP_MULTI_READ, OP_GET_EPHEMERALS, OP_GET_ALL_CHILDREN_NUMBER, OP_SET_WATCHES, OP_SET_WATCHES2,
+    )
 
 
 cdef class Service:
@@ -129,6 +130,7 @@ cdef class Service:
         self.leaving = set()
         self.large = set()
         self.large_queue = deque()
+        self.turn_ns = TURN_NS
         out_room(&self.input, INPUT_BYTES)
         self.input_view = PyMemoryView_FromMemory(<char*>self.input.p, INPUT_BYTES, PyBUF_WRITE)
 
@@ -420,7 +422,7 @@ cdef class Connection(Client):
             if self.out.n > FLUSH_BYTES:
                 self.flush()
             count += 1
-            if (slow or count & 15 == 0) and n > at and fz_monotonic_ns() - began > TURN_NS:
+            if (slow or count & 15 == 0) and n > at and fz_monotonic_ns() - began > self.service.turn_ns:
                 self.give_way()
         return at
 
@@ -562,9 +564,9 @@ cdef class Connection(Client):
             service.clients.mark(self)
             if began == 0:
                 began = now
-            elif now - began > TURN_NS and self.pending == 0:
+            elif now - began > service.turn_ns and self.pending == 0:
                 return self.give_way()
-            elif now - began > DRAIN_NS:
+            elif now - began > DRAIN_NS and service.turn_ns < DRAIN_NS:
                 return self.reject(f"reads behind its own writes that take more than {DRAIN_NS // 1_000_000} ms")
         if self.backlog_at == self.backlog.n:
             self.backlog.n = self.backlog_at = 0

@@ -43,6 +43,9 @@ cdef class Pipeline(Line):
     cdef int64_t submitted           # to a batch of the log,
     cdef int64_t durable             # of a batch that is durable here,
     cdef int64_t committed           # and that is committed
+    cdef readonly int64_t last_proposal      # bytes of the last transaction, the smallest
+    cdef readonly int64_t least_proposal     # and the largest one; -1 before the first
+    cdef readonly int64_t most_proposal
     cdef int32_t err                 # of the request that `decide` refused
 
     # leading

@@ -28,10 +28,10 @@ class Pipeline(Line):
     #: Leading: have a quorum confirm, from now on, that this server leads; the number for ``confirmed_to``, which
     #: grows. Called at most once per turn of the loop.
     confirm: Callable[[], int]
-    #: Leading: a client asks for other servers: (joining, leaving, new members, version that it is meant for, zxid of
-    #: the transaction, whether the client may). Returns the text of the new membership, or the error's code. None:
+    #: Leading: a client asks for other servers: ((joining, leaving, new members, the version that it is meant for), zxid
+    #: of the transaction, whether the client may). Returns the text of the new membership, or the error's code. None:
     #: ``reconfigEnabled`` is false.
-    reconfigure: Callable[[str | None, str | None, str | None, int, int, bool], bytes | int] | None
+    reconfigure: Callable[[tuple[str | None, str | None, str | None, int], int, bool], bytes | int] | None
     #: Leading: a session's client has connected to a server (session id, server id, timeout in ms).
     on_claim: Callable[[int, int, int], object] | None
     def __init__(
@@ -73,6 +73,21 @@ class Pipeline(Line):
         """There is room on the disk: take writes again."""
 
     # leading
+
+    @property
+    def last_proposal(self) -> int:
+        """Bytes of the last transaction, -1 before the first; in the same way the smallest and the largest one."""
+
+    @property
+    def least_proposal(self) -> int: ...
+    @property
+    def most_proposal(self) -> int: ...
+    @property
+    def pending_syncs(self) -> int:
+        """Confirmations of the leadership that syncs wait for, and frames of other servers' syncs that do."""
+
+    def reset_proposals(self) -> None:
+        """Forget the sizes of transactions so far."""
 
     def begin(self, epoch: int, membership: bytes | None = None) -> int:
         """Propose the opening of a new epoch, which this server leads; its zxid.

@@ -141,6 +141,7 @@ cdef class Pipeline(Line):
         self.early = []
         self.proxy = Client()
         self.ticket = 1
+        self.reset_proposals()
 
     def __dealloc__(self) -> None:
         out_free(&self.outcomes)
@@ -177,6 +178,11 @@ cdef class Pipeline(Line):
         memcpy(p, &length, 4)                        # little-endian, like everything of the log's own
         memcpy(p + 4, self.preparer.txn.p, n)
         batch.length += n + 4
+        self.last_proposal = <int64_t>n
+        if self.most_proposal < <int64_t>n:
+            self.most_proposal = <int64_t>n
+        if self.least_proposal > <int64_t>n or self.least_proposal < 0:
+            self.least_proposal = <int64_t>n
         if batch.count == 0:
             batch.first_zxid = self.next_zxid
         batch.last_zxid = self.proposed = self.next_zxid
@@ -226,7 +232,7 @@ cdef class Pipeline(Line):
         if self.mode == MODE_STANDALONE:
             return ERR_UNIMPLEMENTED
         answer = self.reconfigure(
-            text_of(joining), text_of(leaving), text_of(members), version, self.next_zxid,
+            (text_of(joining), text_of(leaving), text_of(members), version), self.next_zxid,
             self.preparer.may_reconfigure(client))
         if not isinstance(answer, bytes):
             return answer
@@ -507,6 +513,15 @@ cdef class Pipeline(Line):
     def leading(self) -> bool:
         """Whether it leads an ensemble, with its opening applied."""
         return self.mode == MODE_LEADING
+
+    @property
+    def pending_syncs(self) -> int:
+        """Confirmations of the leadership that syncs wait for, and frames of other servers' syncs that do."""
+        return len(self.confirming) + len(self.held)
+
+    def reset_proposals(self) -> None:
+        """Forget the sizes of transactions so far."""
+        self.last_proposal = self.least_proposal = self.most_proposal = -1
 
     def begin(self, epoch: int, membership: bytes | None = None) -> int:
         """Propose the opening of a new epoch, which this server leads; its zxid.

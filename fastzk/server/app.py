@@ -53,7 +53,7 @@ from fastzk.server.sasl import SaslAuthenticator, read_jaas
 from fastzk.server.stats import ServerStats
 from fastzk.server.store import StoreFull
 from fastzk.server.throttle import connection_throttle
-from fastzk.server.tls import Certificates, Contexts
+from fastzk.server.tls import Certificates, Contexts, PeerContexts
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +83,17 @@ def serve(config: Config) -> int:
         StartupError: it cannot start; nothing was changed on disk unless the data directory was usable.
     """
     while (code := _serve_once(config)) == BEGIN_ANEW:
-        pass
+        # The state that was replaced is garbage, in cycles and exempt from collection: see ``Server.run``.
+        gc.unfreeze()
+        gc.collect()
     return code
 
 
 def _serve_once(config: Config) -> int:
     # First what may be wrong and changes nothing: certificates, the users of SASL, the ports.
     contexts = Contexts(config) if config.serves_tls else None
+    ensemble = config.ensemble
+    peer_contexts = PeerContexts(ensemble) if ensemble is not None and ensemble.ssl_quorum else None
     passwords = read_jaas(config.jaas_path, config.jaas_section) if config.jaas_path else None
     with ExitStack() as bound:
         ports = Ports(*(place and bound.enter_context(bind(*place)) for place in _places(config)))
@@ -97,7 +101,9 @@ def _serve_once(config: Config) -> int:
         bound.pop_all()
     loop = uvloop.new_event_loop()
     try:
-        return Server(config, loop, recovered, ports, contexts=contexts, passwords=passwords).run()
+        return Server(
+            config, loop, recovered, ports, contexts=contexts, peer_contexts=peer_contexts, passwords=passwords
+        ).run()
     finally:
         loop.close()
         os.close(recovered.lock)
@@ -136,13 +142,14 @@ class Server:
         ports: Ports,
         *,
         contexts: Contexts | None,
+        peer_contexts: PeerContexts | None,
         passwords: dict[str, str] | None,
     ) -> None:
         self._config = config
         self._loop = loop
         self._ports = ports
         self._contexts = contexts
-        self._refreshing: asyncio.Task[None] | None = None
+        self._refreshing: list[asyncio.Task[None]] = []
         self._lock = recovered.lock
         self._store = recovered.store
         self._log = recovered.log
@@ -204,6 +211,7 @@ class Server:
         self._service.required = frozenset(config.required_schemes) or None
         self._service.throttle = throttle = connection_throttle(config)
         self._ensemble: Ensemble | None = None
+        following: Following | None = None
         if config.ensemble is not None:
             following = Following(loop, clients, self._applier, limit, self._fail)
             self._lines.append(following)
@@ -216,6 +224,7 @@ class Server:
                 pipeline=pipeline,
                 following=following,
                 listener=ports.servers,
+                certificates=peer_contexts,
                 on_role=self._role_changed,
                 on_installed=self._begin_anew,
                 on_failure=self._fail,
@@ -250,6 +259,8 @@ class Server:
             sessions=self._sessions,
             log=self._log,
             throttle=throttle,
+            member=self._ensemble,
+            following=following,
         )
 
     def run(self) -> int:
@@ -278,6 +289,8 @@ class Server:
         loop.run_forever()
         if self._exit_code != 1:
             self._close()
+        if self._exit_code == BEGIN_ANEW and self._stopping:
+            return 0  # told to stop meanwhile: the next start goes on with it
         return self._exit_code
 
     def _listen(self) -> None:
@@ -311,7 +324,7 @@ class Server:
         """Something failed that must not be lived with: say why and end at once, without a checkpoint."""
         if self._exit_code == 0:
             self._exit_code = 1
-            if isinstance(error, LogFailed):
+            if isinstance(error, LogFailed | OSError):
                 logger.critical(
                     "stopping reason=%s; what was not acknowledged may be lost, check the disk before a restart",
                     error,
@@ -362,14 +375,17 @@ class Server:
 
     def _begin_anew(self) -> None:
         """The data directory holds a full state of the leader's: load it as at a start."""
-        self._exit_code = BEGIN_ANEW
+        if self._exit_code == 0:
+            self._exit_code = BEGIN_ANEW
         self._loop.stop()
 
     def _close(self) -> None:
         """Everything is answered: write a last checkpoint and close."""
         began = time.monotonic()
+        for acceptor in self._acceptors:
+            acceptor.close()
         self._clients.flush_all()
-        for client in self._clients:
+        for client in list(self._clients):
             client.close()
         if self._ensemble is None:
             self._loop.remove_reader(self._log.event_fd)
@@ -378,7 +394,7 @@ class Server:
             self._loop.run_until_complete(self._ensemble.wait_stopped())
         self._loop.run_until_complete(asyncio.sleep(0.01))
         try:
-            if self._exit_code == 0 and self._applier.zxid != self._store.checkpoint_zxid:
+            if self._exit_code == 0 and self._applier.zxid != self._store.checkpoint_zxid and self._between_batches:
                 self._checkpointer.run_now(checkpoint_meta(self._applier, self._tree, self._sessions))
         except StoreFull as error:
             logger.warning(
@@ -434,19 +450,26 @@ class Server:
                 )
             if self._checkpoint_due():
                 self._start_checkpoint()
-            if self._contexts is not None:
-                self._refreshing = self._loop.create_task(self._contexts.refresh())
+            refreshing = [self._contexts.refresh()] if self._contexts is not None else []
+            if self._ensemble is not None:
+                refreshing.append(self._ensemble.refresh_certificates())
+            self._refreshing = [self._loop.create_task(each) for each in refreshing]
         except Exception as error:
             self._fail(error)
         self._loop.call_later(HOUSEKEEPING_SECONDS, self._keep_house)
 
     def _checkpoint_due(self) -> bool:
         fresh = self._txns - self._checkpoint_txns
-        if self._checkpointer.running or fresh == 0:
+        if self._checkpointer.running or fresh == 0 or not self._between_batches:
             return False
         if fresh < self._config.snap_count:
             return False
         return time.monotonic() - self._checkpoint_began >= self._checkpoint_pause
+
+    @property
+    def _between_batches(self) -> bool:
+        """Not in the middle of a batch, as a leader may be while a sync waits: states begin where batches end."""
+        return self._history is None or self._history.is_end(self._applier.zxid)
 
     @property
     def _txns(self) -> int:

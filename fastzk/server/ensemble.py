@@ -28,10 +28,11 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Final
 
-from fastzk._log import Batch, LogFailed
+from fastzk._log import Batch, LogFailed, LogHold
 from fastzk.server._apply import membership_text
 from fastzk.server._connection import Service
 from fastzk.server._following import Following
@@ -39,10 +40,13 @@ from fastzk.server._line import Line
 from fastzk.server._pipeline import Pipeline
 from fastzk.server.config import Config
 from fastzk.server.ensemble_config import EnsembleConfig
+from fastzk.server.four_letter import EnsembleView, LeaderView
 from fastzk.server.peers import Peers
 from fastzk.server.recovery import Recovered, adopt_secret
 from fastzk.server.roster import Roster, recovered_memberships
 from fastzk.server.store import StoreError
+from fastzk.server.switch import has_diverged, mark_diverged
+from fastzk.server.tls import PeerContexts
 from fastzk.server.transfer import StatePump, StateReceiver, StateSender, TransferError
 from fastzk.server.zab.actions import (
     Action,
@@ -62,7 +66,7 @@ from fastzk.server.zab.actions import (
 from fastzk.server.zab.core import Core
 from fastzk.server.zab.messages import LAST_TYPE, Message, NewLeader, Proposal, decode, encode
 from fastzk.server.zab.quorum import Membership
-from fastzk.server.zab.role import InvariantViolation, Timing
+from fastzk.server.zab.role import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +117,7 @@ class Ensemble:
         pipeline: Pipeline,
         following: Following,
         listener: socket.socket | None,
+        certificates: PeerContexts | None,
         on_role: Callable[[bool | None], object],
         on_installed: Callable[[], object],
         on_failure: Callable[[BaseException], object],
@@ -121,6 +126,8 @@ class Ensemble:
         assert recovered.history is not None
         assert recovered.epochs is not None  # a member's
         self._id = ensemble.my_id
+        self._ensemble = ensemble
+        self._certificates = certificates
         self._epochs = recovered.epochs
         self._history = recovered.history
         self._log = recovered.log
@@ -133,9 +140,12 @@ class Ensemble:
         self._following = following
         self._config = config
         self._store = recovered.store
+        #: The keys that servers named before they said that they lead.
+        self._secrets: dict[int, bytes] = {}
         #: Full states on their way: to followers, and (its stream) from the leader.
         self._pumps: dict[int, StatePump] = {}
         self._receiving: tuple[int, StateReceiver] | None = None
+        self._kept: LogHold | None = None
         self._on_role = on_role
         self._on_installed = on_installed
         self._on_failure = on_failure
@@ -143,8 +153,10 @@ class Ensemble:
         self._stopped = False
         #: What clients are served as: True leading, False following, None not at all.
         self._serving: bool | None = None
+        #: Since when (monotonic nanoseconds).
+        self._role_since = 0
         #: Everything up to here was given to be applied.
-        self._handed = self._applier.zxid
+        self._handed = self._history.floor(self._applier.zxid)
         self._heard_since = time.monotonic_ns()
         self._digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)
         #: What the leader said of a zxid that this server has not applied yet.
@@ -167,6 +179,11 @@ class Ensemble:
             random=Random(),
             now_ms=_now_ms(),
         )
+        if has_diverged(config):
+            logger.error("this server's tree has diverged, the whole state has to be fetched anew")
+            self.core.disown("this server's tree has diverged")
+        else:
+            self._digests.append((self._applier.zxid, self._tree.digest))
         self._peers = Peers(
             loop,
             ensemble.my_id,
@@ -176,6 +193,7 @@ class Ensemble:
             on_disconnected=self._disconnected,
             on_failure=on_failure,
             secret=ensemble.quorum_secret,
+            tls=certificates.current if certificates is not None else None,
             keep_alive_ms=max(min(ensemble.sync_limit_ms // 4, 500), 10),
             silence_ms=ensemble.sync_limit_ms,
         )
@@ -218,6 +236,15 @@ class Ensemble:
         """Until the connections to the other servers are closed."""
         await self._peers.wait_closed()
 
+    async def refresh_certificates(self) -> None:
+        """Use the certificates for connections between servers that are in the files now, if that is wanted."""
+        certificates = self._certificates
+        if certificates is not None:
+            before = certificates.current
+            await certificates.refresh()
+            if certificates.current is not before:
+                self._peers.set_tls(certificates.current)
+
     @property
     def serving(self) -> bool | None:
         """True: as the leader, False: as a follower; None: clients are not served now."""
@@ -231,6 +258,36 @@ class Ensemble:
         if self.core.following is None:
             return "looking"
         return "follower" if self.core.voter else "observer"
+
+    def view(self) -> EnsembleView:
+        """What four-letter words tell of it."""
+        core, leading, config = self.core, self.core.leading, self._ensemble
+        own = core.membership.members.get(self._id, config.me)
+        leader = None
+        if leading is not None:
+            synced = leading.synced - {self._id}
+            pipeline = self._pipeline
+            leader = LeaderView(
+                learners=len(core.peers),
+                synced_followers=len(synced - core.membership.observers),
+                synced_non_voting=len(synced - core.membership.members.keys()),
+                synced_observers=len(synced & core.membership.observers),
+                pending_syncs=pipeline.pending_syncs,
+                uptime_ms=(time.monotonic_ns() - self._role_since) // 1_000_000,
+                proposal_bytes=(pipeline.last_proposal, pipeline.least_proposal, pipeline.most_proposal),
+            )
+        doing = {"leader": "leading", "follower": "following", "observer": "observing"}.get(self.mode)
+        return EnsembleView(
+            peer_state="looking" if doing is None else f"{doing} - broadcast",
+            quorum_size=len(core.voters),
+            membership=core.membership.text(),
+            observer=own.observer,
+            limits=(config.init_limit, config.sync_limit),
+            quorum_ports=(own.quorum_port, *(port for _, port, _ in own.others)),
+            election_ports=(own.election_port, *(port for _, _, port in own.others)),
+            leader=leader,
+            master_id=core.leader if self.mode == "observer" else None,
+        )
 
     # -- what happens: each of these ends with a turn ----------------------------------------------------------------
 
@@ -246,6 +303,7 @@ class Ensemble:
 
     def _disconnected(self, peer: int, reason: str) -> None:
         self._stop_sending(peer)
+        self._secrets.pop(peer, None)
         self._pipeline.forget(peer)
         self._guarded(self.core.disconnected, peer)
 
@@ -270,11 +328,15 @@ class Ensemble:
         """The log's eventfd rang."""
         self._guarded(self._take_done)
 
-    def _take_done(self) -> None:
+    def _settle_log(self) -> None:
+        """Take back the batches that the log is done with."""
         _, refused = self._log.take_done()
         if refused:
             # A follower that cannot write is of no use to the others, a leader is in the way of a better one.
             raise LogFailed(self._log.errno or errno.ENOSPC, f"writing the transaction log in {self._log.directory}")
+
+    def _take_done(self) -> None:
+        self._settle_log()
         self.core.persisted(self._log.durable_zxid)
         if self.core.leading is not None:
             self._pipeline.durable_to(self._log.durable_zxid)
@@ -334,6 +396,7 @@ class Ensemble:
                 self._pipeline.roll_epoch(epoch)
             case Follow(leader, epoch):
                 logger.info("following leader=%d epoch=%d zxid=0x%x", leader, epoch, self._history.last_zxid)
+                self._adopt_secret(self._secrets.get(leader))
             case Look(reason):
                 self._lost(reason)
             case SendState(to, stream):
@@ -354,9 +417,11 @@ class Ensemble:
 
     def _truncate(self, zxid: int) -> None:
         """Drop a tail of the log that the leader does not have. Waits for the disk: nobody is served meanwhile."""
+        # The core knows of the truncation already, so it is not told what became durable of that tail.
         while self._log.pending:
             select.select([self._log.event_fd], [], [])
-            self._take_done()
+            self._settle_log()
+        self._settle_log()
         logger.warning("dropping what was never committed after=0x%x to=0x%x", zxid, self._log.last_zxid)
         self._log.truncate(zxid)
 
@@ -389,6 +454,11 @@ class Ensemble:
             self._handed = proposal.last_zxid
             if self._applier.zxid == self._handed:
                 self._digests.append((self._handed, self._tree.digest))
+                if self._expected is not None and self._expected[0] <= self._handed:
+                    expected, self._expected = self._expected, None
+                    self._compare(*expected)
+                    if self.core.diverged:
+                        break
         self._schedule()  # there may be more
 
     def _begin_to_serve(self) -> None:
@@ -409,6 +479,8 @@ class Ensemble:
 
     def _serve(self, leading: bool, line: Line) -> None:
         self._serving = leading
+        self._role_since = time.monotonic_ns()
+        self._pipeline.reset_proposals()
         logger.info("serving as=%s zxid=0x%x", self.mode, self._applier.zxid)
         self._service.serve(line)
         self._on_role(leading)
@@ -420,7 +492,8 @@ class Ensemble:
         self._pipeline.close(reason)
         self._following.close(reason)
         self._abandon_transfers()
-        self._handed = self._applier.zxid
+        # A leader may have stopped in the middle of a batch, before a sync: what it has of it is not applied again.
+        self._handed = self._history.floor(self._applier.zxid)
         if self._serving is not None:
             self._serving = None
             self._on_role(None)
@@ -432,8 +505,12 @@ class Ensemble:
 
     def _retire(self) -> None:
         """Serve nobody any more if this server does not belong to the ensemble, once it has applied that."""
-        if self._serving is False and self._roster.removed and self._applier.zxid >= self.core.membership.version:
+        if self._serving or not self._roster.removed or self._applier.zxid < self.core.membership.version:
+            return
+        if self._serving is False:
             self._lost("this server was removed from the ensemble")
+        for client in [client for client in self._clients if client.session_id]:
+            client.close()
 
     def _watch_over(self) -> None:
         """By the clock: who belongs to the ensemble, and whether the epoch has zxids left."""
@@ -496,8 +573,10 @@ class Ensemble:
                 for (session,) in struct.iter_unpack("<q", body[1:]):
                     self._sessions.heard(session)
         elif kind == SECRET:
-            if self.core.leading is None:
-                self._adopt_secret(bytes(body[1:]))
+            secret = bytes(body[1:])
+            if not 16 <= len(secret) <= 64:
+                raise ValueError(f"a key of {len(secret)} bytes for the sessions' passwords")
+            self._secrets[peer] = secret
         elif peer != self.core.leader:
             return  # it leads no more, or not yet, as far as this server knows
         elif kind == OUTCOME:
@@ -522,7 +601,9 @@ class Ensemble:
             leading = self.core.leading
             if leading is not None:
                 self._guarded(leading.state_sent, to, stream, ok)
-            # The log behind that state is kept until the follower has had time to come back for it.
+            # The log behind that state is kept until the follower has had time to come back for it: it begins anew,
+            # so its connection ends meanwhile.
+            self._pumps.pop(to, None)
             self._loop.call_later(HOLD_SECONDS if ok else 0, sender.close)
 
         logger.info("sending the full state to=%d zxid=0x%x pages=%d", to, sender.zxid, sender.pages)
@@ -541,7 +622,11 @@ class Ensemble:
 
     def _receive_state(self, stream: int) -> None:
         logger.info("receiving the full state from=%s", self.core.leader)
-        self._receiving = (stream, StateReceiver(self._config, self._log.store_id))
+        self._stop_receiving()
+        try:
+            self._receiving = (stream, StateReceiver(self._config, self._log.store_id))
+        except (StoreError, OSError) as error:
+            self._cannot_receive(error)
 
     def _state_came(self, stream: int, frame: memoryview) -> None:
         """A part of the full state."""
@@ -551,25 +636,64 @@ class Ensemble:
         following.heard()
         receiver = self._receiving[1]
         try:
-            if receiver.feed(frame):
-                receiver.seal()
-                receiver.install(self.core.commit)
-                self._receiving = None
-                self._on_installed()
+            if not receiver.feed(frame):
+                return
         except (TransferError, StoreError) as error:
-            logger.warning("receiving the full state failed reason=%s; it begins anew", error)
-            self.core.look("the full state could not be taken over")
+            self._cannot_receive(error)
+            return
+        # With a tree that has diverged the log is sound. It may reach beyond that state, and what this server has
+        # acknowledged must not be forgotten.
+        keep_log = self.core.diverged and self._history.is_end(receiver.zxid)
+        self._kept = self._history.hold(receiver.zxid)
+        sealed = self._loop.run_in_executor(None, partial(receiver.seal, keep_log=keep_log))
+        sealed.add_done_callback(partial(self._state_sealed, receiver))
+
+    def _state_sealed(self, receiver: StateReceiver, sealed: asyncio.Future[None]) -> None:
+        """All of the full state is on the disk, or it is not good."""
+        error = sealed.exception()
+        if self._stopped or self._receiving is None or self._receiving[1] is not receiver:
+            receiver.close()
+            return
+        try:
+            if error is not None:
+                raise error
+            receiver.install(self._log.last_zxid)
+        except (TransferError, StoreError) as reason:
+            self._let_go()
+            self._guarded(self._cannot_receive, reason)
+        except Exception as failure:
+            self._on_failure(failure)
+        else:
+            # What is in memory counts no more: nothing may be said of it.
+            self._receiving = None
+            self.stop()
+            self._on_installed()
+
+    def _cannot_receive(self, reason: BaseException) -> None:
+        logger.error("receiving the full state failed reason=%s; it begins anew", reason)
+        self.core.look("the full state could not be taken over")
+
+    def _stop_receiving(self) -> None:
+        if self._receiving is not None:
+            receiver, self._receiving = self._receiving[1], None
+            if not self._let_go():
+                receiver.close()  # else another thread is at it: `_state_sealed` will
+
+    def _let_go(self) -> bool:
+        """Have the log keep nothing any more for a state that was received; whether it did."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            kept.release()
+        return kept is not None
 
     def _abandon_transfers(self) -> None:
         for peer in list(self._pumps):
             self._stop_sending(peer)
-        if self._receiving is not None:
-            self._receiving[1].close()
-            self._receiving = None
+        self._stop_receiving()
 
-    def _adopt_secret(self, secret: bytes) -> None:
+    def _adopt_secret(self, secret: bytes | None) -> None:
         """Sessions have one key in the whole ensemble, that of its first leader."""
-        if adopt_secret(self._config, self._sessions.secret, secret):
+        if secret is not None and adopt_secret(self._config, self._sessions.secret, secret):
             self._sessions.secret = secret
 
     # -- the tree's digests -------------------------------------------------------------------------------------
@@ -577,7 +701,9 @@ class Ensemble:
     def _compare(self, zxid: int, digest: int) -> None:
         """The leader had this digest at `zxid`."""
         if zxid > self._applier.zxid:
-            return  # a later one will do
+            if self._expected is None:
+                self._expected = (zxid, digest)
+            return
         for known, own in reversed(self._digests):
             if known <= zxid:
                 if known == zxid and own != digest:
@@ -585,7 +711,15 @@ class Ensemble:
                 return
 
     def _diverged(self, zxid: int, own: int, leaders: int) -> None:
-        raise InvariantViolation(f"at zxid 0x{zxid:x} the tree's digest is {own:x}, the leader's {leaders:x}")
+        """Leave the ensemble, and come back for a full state. A restart in between does not change that."""
+        leader = self.core.leader
+        assert leader is not None
+        why = f"at zxid 0x{zxid:x} the tree's digest is {own:x}, that of leader {leader} is {leaders:x}"
+        logger.critical("this server's tree differs from the leader's, fetching the whole state anew reason=%s", why)
+        mark_diverged(self._config, why)
+        self.core.disown("this server's tree has diverged")
+        self._peers.drop(leader, "this server's tree has diverged")
+        self._schedule()
 
 
 def _now_ms() -> int:

@@ -107,9 +107,8 @@ class EpochFile:
         self.promise = promise
 
 
-def promise_lost(path: Path) -> StartupError:
-    """The error for a member of an ensemble whose file is gone."""
-    return StartupError(
-        f"{os.fspath(path)}, which holds what this server promised in elections, is missing, although this server "
-        f"has been a member of an ensemble. {_HELP}"
-    )
+def promise_lost(
+    path: Path, how: str = "is missing, although this server has been a member of an ensemble"
+) -> StartupError:
+    """The error for a member of an ensemble whose file is gone, or (``how``) cannot be the last one it had."""
+    return StartupError(f"{os.fspath(path)}, which holds what this server promised in elections, {how}. {_HELP}")

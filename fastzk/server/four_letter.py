@@ -50,6 +50,43 @@ class ServerConf:
     server_id: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LeaderView:
+    """What a leader tells of its ensemble. Servers are *synced* when they take transactions as they are made.
+
+    ``synced_followers`` counts the ``synced_non_voting``, too: those that no membership names as participants.
+    ``proposal_bytes``: the last transaction proposed, the smallest and the largest; -1 if there was none.
+    """
+
+    learners: int
+    synced_followers: int
+    synced_non_voting: int
+    synced_observers: int
+    pending_syncs: int
+    uptime_ms: int
+    proposal_bytes: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsembleView:
+    """A server's place in its ensemble, for the words that show it.
+
+    ``quorum_size``: the number of participants. ``leader``: only if this server leads. ``master_id``: only of an
+    observer, the server that it follows. ``limits``: ``initLimit`` and ``syncLimit`` in ticks.
+    ``quorum_ports``, ``election_ports``: one for each of this server's addresses.
+    """
+
+    peer_state: str
+    quorum_size: int
+    membership: str
+    observer: bool
+    limits: tuple[int, int]
+    quorum_ports: tuple[int, ...]
+    election_ports: tuple[int, ...]
+    leader: LeaderView | None = None
+    master_id: int | None = None
+
+
 class ConnectionView(Protocol):
     """One client connection, as `stat`, `cons` and `dump` show it. Latencies are whole milliseconds."""
 
@@ -205,6 +242,12 @@ class ServerView(Protocol):
 
     def conf(self) -> ServerConf: ...
 
+    def session_timeouts(self) -> Iterable[tuple[int, int]]:
+        """The ids of all sessions with their timeouts in milliseconds: all that a server knows that follows."""
+
+    def ensemble(self) -> EnsembleView | None:
+        """Its place in the ensemble; None if it stands alone."""
+
     def data_dir_size(self) -> int:
         """Bytes of the files below the directory of the checkpoints."""
 
@@ -349,6 +392,23 @@ def _conf(view: ServerView) -> str:
         f"maxSessionTimeout={conf.max_session_timeout}\n"
         f"clientPortListenBacklog={conf.client_port_listen_backlog}\n"
         f"serverId={conf.server_id}\n"
+        f"{_ensemble_conf(view)}"
+    )
+
+
+def _ensemble_conf(view: ServerView) -> str:
+    ensemble = view.ensemble()
+    if ensemble is None:
+        return ""
+    init_limit, sync_limit = ensemble.limits
+    return (
+        f"initLimit={init_limit}\n"
+        f"syncLimit={sync_limit}\n"
+        "electionAlg=3\n"
+        f"electionPort={'|'.join(map(str, ensemble.election_ports))}\n"
+        f"quorumPort={'|'.join(map(str, ensemble.quorum_ports))}\n"
+        f"peerType={int(ensemble.observer)}\n"
+        f"membership: \n{ensemble.membership}"
     )
 
 
@@ -372,7 +432,15 @@ def _statistics(view: ServerView) -> str:
         f"Zxid: 0x{view.zxid & _U64:x}\n"
         f"Mode: {view.mode}\n"
         f"Node count: {view.znode_count}\n"
+        f"{_proposals(view)}"
     )
+
+
+def _proposals(view: ServerView) -> str:
+    ensemble = view.ensemble()
+    if ensemble is None or ensemble.leader is None:
+        return ""
+    return "Proposal sizes last/min/max: {}/{}/{}\n".format(*ensemble.leader.proposal_bytes)
 
 
 def _srvr(view: ServerView) -> str:
@@ -412,7 +480,6 @@ def _brief(c: ConnectionView) -> str:
 
 
 def _dump(view: ServerView) -> str:
-    sessions = [(expiry, [f"0x{sid & _U64:x}" for sid in ids]) for expiry, ids in view.session_expiries()]
     by_expiry: dict[int, list[str]] = {}
     for c in view.connections():
         line = f"ip: /{_host(c.peer_ip)}:{c.peer_port} sessionId: 0x{c.session_id & _U64:x}"
@@ -422,10 +489,21 @@ def _dump(view: ServerView) -> str:
         for session, paths in view.ephemerals()
     ]
     return (
-        f"SessionTracker dump:\nSession {_expiry_sets(sessions)}"
+        f"SessionTracker dump:\n{_sessions(view)}"
         f"ephemeral nodes dump:\nSessions with Ephemerals ({len(owners)}):\n{''.join(owners)}"
         f"Connections dump:\nConnections {_expiry_sets(by_expiry.items())}"
     )
+
+
+def _sessions(view: ServerView) -> str:
+    """When sessions expire; a server that follows knows their timeouts only."""
+    ensemble = view.ensemble()
+    if ensemble is not None and ensemble.leader is None:
+        known = sorted(view.session_timeouts())
+        lines = [f"0x{session & _U64:x}\t{timeout}ms\n" for session, timeout in known]
+        return f"Global Sessions({len(known)}):\n{''.join(lines)}"
+    sessions = [(expiry, [f"0x{sid & _U64:x}" for sid in ids]) for expiry, ids in view.session_expiries()]
+    return f"Session {_expiry_sets(sessions)}"
 
 
 def _expiry_sets(sets: Iterable[tuple[int, list[str]]]) -> str:
@@ -487,30 +565,48 @@ def _mntr(view: ServerView) -> str:
 def _monitor_values(view: ServerView) -> Iterator[tuple[str, str]]:
     """Keys without `zk_`, in the order in which ZooKeeper's hash table of gauges lists them."""
     shortest, mean, longest = view.latency_ms
+    ensemble = view.ensemble()
+    leader = ensemble.leader if ensemble is not None else None
+    last_size, least_size, most_size = leader.proposal_bytes if leader is not None else (-1, -1, -1)
     yield "version", full_version(view)
     yield "server_state", view.mode
-    gauges: tuple[tuple[str, int | float], ...] = (
+    if ensemble is not None:
+        yield "peer_state", ensemble.peer_state
+        if ensemble.master_id is not None:
+            yield "observer_master_id", str(ensemble.master_id)
+    gauges: tuple[tuple[str, int | float | None], ...] = (
         ("ephemerals_count", view.ephemerals_count),
         ("num_alive_connections", view.connection_count),
         ("avg_latency", float(mean)),
+        ("min_proposal_size", least_size if leader else None),
         ("outstanding_requests", view.outstanding),
         ("znode_count", view.znode_count),
         ("global_sessions", view.session_count),
         ("packets_sent", view.packets_sent),
         ("packets_received", view.packets_received),
+        ("max_proposal_size", most_size if leader else None),
+        ("synced_followers", leader.synced_followers if leader else None),
         ("connection_drop_probability", view.connection_drop_chance),
         ("watch_count", view.watch_count),
+        ("synced_non_voting_followers", leader.synced_non_voting if leader else None),
+        ("synced_observers", leader.synced_observers if leader else None),
         ("min_latency", shortest),
         ("max_file_descriptor_count", view.max_file_descriptors),
         ("approximate_data_size", view.approximate_data_size),
         ("open_file_descriptor_count", view.open_file_descriptors),
+        ("last_proposal_size", last_size if leader else None),
+        ("pending_syncs", leader.pending_syncs if leader else None),
+        ("leader_uptime", leader.uptime_ms if leader else None),
         ("local_sessions", 0),
         ("uptime", view.uptime_ms),
         ("max_latency", longest),
+        ("learners", leader.learners if leader else None),
+        ("quorum_size", ensemble.quorum_size if ensemble is not None else None),
         *view.metrics(),
     )
     for key, value in gauges:
-        yield key, _java_double(value) if isinstance(value, float) else str(value)
+        if value is not None:
+            yield key, _java_double(value) if isinstance(value, float) else str(value)
 
 
 def _host(ip: str) -> str:

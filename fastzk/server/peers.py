@@ -47,12 +47,13 @@ class PeerTls:
 
     ``server`` and ``client``: the contexts of the side that accepts and of the side that dials, both with
     ``verify_mode`` CERT_REQUIRED. ``verify_host``: a certificate must be for the configured host of the server
-    that shows it, on both sides.
+    that shows it; ``verify_dialers``: so must that of a server that dials this one.
     """
 
     server: ssl.SSLContext
     client: ssl.SSLContext
     verify_host: bool = True
+    verify_dialers: bool = True
 
     def __post_init__(self) -> None:
         if {self.server.verify_mode, self.client.verify_mode} != {ssl.CERT_REQUIRED}:
@@ -417,7 +418,7 @@ class Peers:
     async def _may_come(self, peer_id: int, link: PeerLink, tls: PeerTls | None, address: str) -> None:
         """Raise Refused unless a server with this id may come by this connection."""
         self._check_member(peer_id)
-        if tls is not None:
+        if tls is not None and tls.verify_dialers:
             self._check_certificate(link, tls, peer_id)
         if not self._check_address:
             return

@@ -51,7 +51,7 @@ from fastzk.server.store import (
     pack_int,
     unpack_int,
 )
-from fastzk.server.switch import complete, log_begins, log_path, make_log, state_path
+from fastzk.server.switch import complete, has_diverged, log_begins, log_path, make_log, state_path
 
 __all__ = [
     "LOCK_FILE",
@@ -139,6 +139,11 @@ def recover(config: Config, *, ensemble: bool = False, apply_tail: bool = True) 
     lock = lock_data_directory(config)
     try:
         complete(config)
+        if has_diverged(config) and not ensemble:
+            raise StartupError(
+                f"the tree in {state_path(config)} differs from that of the ensemble it belongs to. Start this server "
+                "as a member, and it fetches the state anew; or run alone on the data of another member"
+            )
         return open_state(config, lock, _open_store(config), ensemble=ensemble, apply_tail=apply_tail)
     except (StoreError, LogCorruption, LogFailed, TreeCorruption, ApplyError) as error:
         os.close(lock)
@@ -212,6 +217,8 @@ def open_state(
             empty = not ends
         if empty and base != checkpoint_zxid:
             raise _log_lost(config)
+        if member and epochs.promise.epoch < log.last_zxid >> 32:
+            raise promise_lost(epochs.path, f"is older than this server's log, which has epoch {log.last_zxid >> 32}")
         sessions.renew()
         log.start()
         if ensemble:

@@ -28,7 +28,7 @@ from fastzk.server.peers import Peers
 from fastzk.server.reconfig import CONFIG_PATH, Change, ReconfigError, reconfigure
 from fastzk.server.recovery import Recovered
 from fastzk.server.zab.core import Core
-from fastzk.server.zab.quorum import Member, Membership
+from fastzk.server.zab.quorum import Membership
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def recovered_memberships(
         return _recovered_memberships(config, recovered)
     except ValueError as error:
         raise StartupError(
-            f"the znode {CONFIG_PATH} does not hold the servers of an ensemble ({error}): start the server alone, without "
-            "server lines, set the znode to nothing as the super user, and try again"
+            f"the znode {CONFIG_PATH} does not hold the servers of an ensemble ({error}): start the server alone, "
+            "without server lines, set the znode to nothing as the super user, and try again"
         ) from None
 
 
@@ -160,7 +160,9 @@ class Roster:
             sorted(after.observers),
         )
         own, now = before.members.get(self._core.id), after.members.get(self._core.id)
-        if own is not None and now is not None and _listens(own) != _listens(now):
+        if own is None or now is None:
+            return
+        if own.addresses != now.addresses or (own.client and own.client != now.client):
             logger.warning(
                 "this server is to listen elsewhere server.%d=%s; change its configuration and restart it",
                 now.id,
@@ -195,10 +197,7 @@ class Roster:
 
     def _reconfigure(
         self,
-        joining: str | None,
-        leaving: str | None,
-        members: str | None,
-        version: int,
+        asked: tuple[str | None, str | None, str | None, int],
         zxid: int,
         permitted: bool,
     ) -> bytes | int:
@@ -208,7 +207,7 @@ class Roster:
         try:
             changed = reconfigure(
                 self._core.membership,
-                Change(joining, leaving, members, version),
+                Change(*asked),
                 zxid=zxid,
                 synced=self._synced,
                 permitted=lambda: permitted,
@@ -237,7 +236,3 @@ class Roster:
             sorted(core.membership.members),
         )
         self._pipeline.change_membership(lambda zxid: files.with_version(zxid).text().encode())
-
-
-def _listens(member: Member) -> tuple[object, ...]:
-    return member.addresses, member.client

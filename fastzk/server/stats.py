@@ -13,10 +13,13 @@ from fastzk._tree import Tree
 from fastzk._version import __version__
 from fastzk.server._clients import Clients
 from fastzk.server._connection import Connection
+from fastzk.server._following import Following
+from fastzk.server._line import Line
 from fastzk.server._pipeline import Pipeline
 from fastzk.server._watches import Watches
 from fastzk.server.config import Config
-from fastzk.server.four_letter import OPERATION_NAMES, ServerConf, process_environment
+from fastzk.server.ensemble import Ensemble
+from fastzk.server.four_letter import OPERATION_NAMES, EnsembleView, ServerConf, process_environment
 from fastzk.server.recovery import log_path, state_path
 from fastzk.server.sessions import Sessions
 from fastzk.server.throttle import ConnectionThrottle
@@ -118,8 +121,6 @@ class ServerStats:
 
     version = __version__
     built_on = "2026-11-22 00:00 UTC"
-    serving = True
-    mode = "standalone"
     trace_mask = 0x132  # ZooKeeper's default
 
     def __init__(
@@ -135,6 +136,8 @@ class ServerStats:
         sessions: Sessions,
         log: TxnLog,
         throttle: ConnectionThrottle | None = None,
+        member: Ensemble | None = None,
+        following: Following | None = None,
     ) -> None:
         self._config = config
         self._port = port
@@ -146,7 +149,17 @@ class ServerStats:
         self._sessions = sessions
         self._log = log
         self._throttle = throttle
+        self._member = member
+        self._lines: tuple[Line, ...] = (pipeline,) if following is None else (pipeline, following)
         self._began = time.monotonic()
+
+    @property
+    def serving(self) -> bool:
+        return self._member is None or self._member.serving is not None
+
+    @property
+    def mode(self) -> str:
+        return "standalone" if self._member is None else self._member.mode
 
     @property
     def read_only(self) -> bool:
@@ -180,7 +193,7 @@ class ServerStats:
 
     @property
     def outstanding(self) -> int:
-        return self._pipeline.pending
+        return sum(line.pending for line in self._lines)
 
     @property
     def zxid(self) -> int:
@@ -258,6 +271,12 @@ class ServerStats:
             server_id=config.server_id or 0,
         )
 
+    def session_timeouts(self) -> Iterator[tuple[int, int]]:
+        return ((session.id, session.timeout_ms) for session in self._sessions)
+
+    def ensemble(self) -> EnsembleView | None:
+        return None if self._member is None else self._member.view()
+
     def data_dir_size(self) -> int:
         return _size(state_path(self._config))
 
@@ -272,7 +291,7 @@ class ServerStats:
 
     def metrics(self) -> Iterator[tuple[str, int | float]]:
         log = self._log
-        yield "txns", self._pipeline.txns
+        yield "txns", sum(line.txns for line in self._lines)
         yield "log_bytes_written", log.bytes_written
         yield "fsync_count", log.fsyncs
         yield "fsync_avg_ms", round(log.fsync_ns_total / log.fsyncs / _MS, 4) if log.fsyncs else 0.0
@@ -284,6 +303,7 @@ class ServerStats:
 
     def reset_server_stats(self) -> None:
         self._clients.reset_counters()
+        self._pipeline.reset_proposals()
 
 
 def _text(path: bytes) -> str:

@@ -59,6 +59,8 @@ META_SESSIONS = b"sessions"
 META_SESSION_SECRET = b"session-secret"
 # Not empty: this server has been a member of an ensemble, so its promise file has to be there.
 META_MEMBER = b"ensemble-member"
+# Not empty, in a state that came from another server: it lies within this server's own log, which stays.
+META_KEEP_LOG = b"keep-log"
 
 # Address space, not memory and not disk: a generous map costs nothing and growing one under readers may cost
 # a state transfer, so it starts where a million small znodes fit several times over.

@@ -17,13 +17,16 @@ the next start makes the whole new one.
     was, so up to here it is still whole; from here on it is not needed, since the new one is.
 3.  ``log.next`` is made: an empty log that begins behind the zxid of the new state. It has to be complete under another
     name first, because a directory without its ``base`` would be taken for a log that was lost.
+    A server whose tree has diverged gets a state that may lie within its own log, which is sound, and has what others
+    count on: then the log stays as it is, and the database says so (``META_KEEP_LOG``); steps 3 and 4 are left out.
 4.  ``log`` becomes ``log.old``, synced; ``log.next`` becomes ``log``, synced. In between there is no ``log``; whoever
     comes by then sees ``state.next`` and goes on. The log goes first: were it the database, a crash in between would
     leave a new database with an old log, and nothing to tell that the log is the old one.
 5.  The key of the sessions' passwords, if it is in a file of its own, becomes the new state's.
 6.  ``state`` becomes ``state.old``, synced; ``state.next`` becomes ``state``, synced. With that the switch is over:
     there is no ``state.next`` any more, and steps 3 to 6 do nothing when they are done again.
-7.  ``state.old`` and ``log.old`` are removed. That may be interrupted; the next start removes what is left, but only
+7.  The mark of a tree that has diverged (``diverged``), if it is there, is removed.
+8.  ``state.old`` and ``log.old`` are removed. That may be interrupted; the next start removes what is left, but only
     beside a ``state`` and a ``log`` that are there.
 
 The lock of the data directory (``fastzk.lock``) is a file beside all these and stays held throughout.
@@ -40,9 +43,9 @@ from typing import Final
 
 from fastzk._log_reader import read_base, write_base
 from fastzk.server.config import Config
-from fastzk.server.files import fsync_directory
+from fastzk.server.files import fsync_directory, replace_file
 from fastzk.server.secret import KEY_FILE, load_secret, save_secret
-from fastzk.server.store import META_SESSION_SECRET, Store
+from fastzk.server.store import META_KEEP_LOG, META_SESSION_SECRET, Store
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ STATE_DIRECTORY: Final = "state"
 LOG_DIRECTORY: Final = "log"
 _INCOMING: Final = "state.incoming"
 _NEXT: Final = "state.next"
+_DIVERGED: Final = "diverged"
 
 
 def state_path(config: Config) -> Path:
@@ -70,6 +74,19 @@ def incoming_path(config: Config) -> Path:
 def next_path(config: Config) -> Path:
     """Where the state is that replaces this server's, from when that is decided until it is done."""
     return config.data_dir / _NEXT
+
+
+def mark_diverged(config: Config, why: str) -> None:
+    """This server's tree is not what it should be. Durable when this returns: no restart makes it serve.
+
+    Raises OSError.
+    """
+    replace_file(config.data_dir / _DIVERGED, f"{why}\n".encode())
+
+
+def has_diverged(config: Config) -> bool:
+    """Whether the state in place was marked as diverged, and no other has replaced it since."""
+    return (config.data_dir / _DIVERGED).exists()
 
 
 def decided(config: Config) -> bool:
@@ -123,7 +140,7 @@ def decide(config: Config) -> None:
 
 
 def complete(config: Config) -> bool:
-    """Steps 3 to 7, as far as they are not done; at a start, too. Whether a switch was completed.
+    """Steps 3 to 8, as far as they are not done; at a start, too. Whether a switch was completed.
 
     Neither database nor log may be open. Raises StoreError, OSError; then it has to be tried again.
     """
@@ -134,8 +151,9 @@ def complete(config: Config) -> bool:
     if switched:
         with Store.open(os.fspath(upcoming), create=False) as store:
             zxid, secret = store.checkpoint_zxid, store.get_meta(META_SESSION_SECRET)
+            keep_log = bool(store.get_meta(META_KEEP_LOG))
         assert secret is not None
-        if log_begins(log) != (False, zxid):
+        if not keep_log and log_begins(log) != (False, zxid):
             _remove(next_log)
             make_log(next_log, zxid)
             _reached("log made")
@@ -159,6 +177,9 @@ def complete(config: Config) -> bool:
         upcoming.rename(state)
         fsync_directory(config.data_dir)
         _reached("state switched")
+        if has_diverged(config):
+            (config.data_dir / _DIVERGED).unlink()
+            fsync_directory(config.data_dir)
         logger.warning("the whole state was replaced by another server's zxid=0x%x", zxid)
     _remove(incoming_path(config))
     if state.exists() and log.exists():

@@ -1,4 +1,4 @@
-"""TLS for clients: an ``ssl.SSLContext`` from ZooKeeper's settings, and what a client's certificate proves.
+"""TLS: an ``ssl.SSLContext`` for clients and for other servers from ZooKeeper's settings, and what a client's certificate proves.
 
 Key stores and trust stores are files of the types PEM, PKCS12 and JKS. PEM needs nothing but the standard
 library; the other two need the packages of the extra ``tls``, which are imported when such a file is read.
@@ -18,13 +18,19 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from fastzk.server.config import Config
+from fastzk.server.ensemble_config import EnsembleConfig, QuorumTls
 from fastzk.server.errors import StartupError
+from fastzk.server.peers import PeerTls
 from fastzk.server.x509 import subject_name
 
 logger = logging.getLogger(__name__)
+
+#: The settings ``ssl.*`` for clients, or ``ssl.quorum.*``: their fields are called the same.
+TlsSettings: TypeAlias = Config | QuorumTls
+Built = TypeVar("Built")
 
 PEM, PKCS12, JKS = "PEM", "PKCS12", "JKS"
 _ENDINGS: Final = {".pem": PEM, ".p12": PKCS12, ".jks": JKS}
@@ -91,11 +97,11 @@ class Store:
             raise self.error(f"cannot be read: {error.strerror}") from None
 
 
-def _key_store(config: Config) -> Store | None:
+def _key_store(config: TlsSettings, prefix: str) -> Store | None:
     if config.ssl_key_store_path is None:
         return None
     return Store(
-        "ssl.keyStore",
+        f"{prefix}.keyStore",
         config.ssl_key_store_path,
         config.ssl_key_store_type,
         config.ssl_key_store_password,
@@ -103,11 +109,11 @@ def _key_store(config: Config) -> Store | None:
     )
 
 
-def _trust_store(config: Config) -> Store | None:
+def _trust_store(config: TlsSettings, prefix: str) -> Store | None:
     if config.ssl_trust_store_path is None:
         return None
     return Store(
-        "ssl.trustStore",
+        f"{prefix}.trustStore",
         config.ssl_trust_store_path,
         config.ssl_trust_store_type,
         config.ssl_trust_store_password,
@@ -236,26 +242,29 @@ def _trusted_of_jks(data: bytes, password: str, store: Store) -> list[bytes]:
 # ---- the context
 
 
-def build_context(config: Config) -> ssl.SSLContext:
-    """The context for clients' connections, from the settings ``ssl.*``.
+def build_context(config: TlsSettings, prefix: str = "ssl", *, dials: bool = False) -> ssl.SSLContext:
+    """The context for accepted connections, or with ``dials`` for those to other servers, whose names the caller checks.
+
+    ``prefix``: how the names of the settings begin, for messages.
 
     Raises StartupError: a store is missing, cannot be opened or holds not what it should, a setting has a
     value that cannot be honoured.
     """
-    key_store, trust_store = _key_store(config), _trust_store(config)
+    key_store, trust_store = _key_store(config, prefix), _trust_store(config, prefix)
     if key_store is None:
-        raise StartupError("ssl.keyStore.location is not set: TLS needs the server's key and certificate")
+        raise StartupError(f"{prefix}.keyStore.location is not set: TLS needs the server's key and certificate")
     if trust_store is None and config.ssl_client_auth == "need":
         raise StartupError(
-            "ssl.trustStore.location is not set, so no client could get in: set it, or ssl.clientAuth=none"
+            f"{prefix}.trustStore.location is not set, so no client could get in: set it, or {prefix}.clientAuth=none"
         )
-    for name, wanted in (("ssl.crl", config.ssl_crl), ("ssl.ocsp", config.ssl_ocsp)):
+    for name, wanted in (("crl", config.ssl_crl), ("ocsp", config.ssl_ocsp)):
         if wanted:
-            raise StartupError(f"{name}: revocation checks are not supported: leave it out")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            raise StartupError(f"{prefix}.{name}: revocation checks are not supported: leave it out")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if dials else ssl.PROTOCOL_TLS_SERVER)
+    context.check_hostname = False
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    _set_versions(context, config)
-    _set_suites(context, config.ssl_ciphersuites)
+    _set_versions(context, config, prefix)
+    _set_suites(context, config.ssl_ciphersuites, prefix)
     _load_key(context, key_store)
     context.verify_mode = _VERIFY[config.ssl_client_auth]
     if trust_store is not None and context.verify_mode is not ssl.CERT_NONE:
@@ -265,12 +274,27 @@ def build_context(config: Config) -> ssl.SSLContext:
     return context
 
 
-def _set_versions(context: ssl.SSLContext, config: Config) -> None:
+def build_peer_tls(settings: QuorumTls) -> PeerTls:
+    """What servers need for TLS between them, from the settings ``ssl.quorum.*``. Raises StartupError."""
+    prefix = "ssl.quorum"
+    if settings.ssl_trust_store_path is None:
+        raise StartupError(f"{prefix}.trustStore.location is not set, so no other server could get in: set it")
+    if settings.ssl_client_auth != "need":
+        raise StartupError(f"{prefix}.clientAuth: servers without a certificate are not let in: leave it at need")
+    return PeerTls(
+        server=build_context(settings, prefix),
+        client=build_context(settings, prefix, dials=True),
+        verify_host=settings.ssl_hostname_verification,
+        verify_dialers=settings.ssl_hostname_verification and settings.ssl_client_hostname_verification,
+    )
+
+
+def _set_versions(context: ssl.SSLContext, config: TlsSettings, prefix: str) -> None:
     """Offer the versions of ``ssl.enabledProtocols``, else that of ``ssl.protocol``, else 1.2 and 1.3."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    name, asked = "ssl.enabledProtocols", config.ssl_enabled_protocols
+    name, asked = f"{prefix}.enabledProtocols", config.ssl_enabled_protocols
     if not asked and config.ssl_protocol and config.ssl_protocol.lower() != "tls":
-        name, asked = "ssl.protocol", (config.ssl_protocol,)
+        name, asked = f"{prefix}.protocol", (config.ssl_protocol,)
     if not asked:
         return
     unknown = [each for each in asked if each.lower() not in _VERSIONS.keys() | _OLD_VERSIONS]
@@ -282,7 +306,7 @@ def _set_versions(context: ssl.SSLContext, config: Config) -> None:
     context.minimum_version, context.maximum_version = versions[0], versions[-1]
 
 
-def _set_suites(context: ssl.SSLContext, names: tuple[str, ...]) -> None:
+def _set_suites(context: ssl.SSLContext, names: tuple[str, ...], prefix: str) -> None:
     """Offer only the suites ``names``, by Java's names or OpenSSL's."""
     if not names:
         return
@@ -293,16 +317,16 @@ def _set_suites(context: ssl.SSLContext, names: tuple[str, ...]) -> None:
             try:
                 context.set_ciphers(openssl_suite(name))
             except ssl.SSLError:
-                raise StartupError(f"ssl.ciphersuites: {name!r} is not known, or too weak") from None
+                raise StartupError(f"{prefix}.ciphersuites: {name!r} is not known, or too weak") from None
         context.set_ciphers(":".join(map(openssl_suite, older)))
     else:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
     if not newer:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     elif len(newer) < len(_SUITES_13):
-        logger.warning("ssl.ciphersuites names some suites of TLS 1.3: all of them are offered")
+        logger.warning("%s.ciphersuites names some suites of TLS 1.3: all of them are offered", prefix)
     if context.minimum_version > context.maximum_version > 0:
-        raise StartupError("ssl.ciphersuites: none of the suites belongs to a version of TLS that is offered")
+        raise StartupError(f"{prefix}.ciphersuites: none of the suites belongs to a version of TLS that is offered")
 
 
 def openssl_suite(name: str) -> str:
@@ -381,15 +405,15 @@ def _same_address(one: str, two: str) -> bool:
 # ---- reading the stores again
 
 
-class Contexts:
-    """The context for new connections; with ``client.certReload`` a new one when a store has changed.
+class Reloaded(Generic[Built]):
+    """What ``build`` makes of the stores, for new connections; if ``enabled`` made anew when a store has changed.
 
     Connections that are open keep what they have.
     """
 
-    def __init__(self, config: Config, build: Callable[[Config], ssl.SSLContext] = build_context) -> None:
-        self._config = config
+    def __init__(self, config: TlsSettings, build: Callable[[], Built], *, enabled: bool) -> None:
         self._build = build
+        self._enabled = enabled
         self._files = [
             path
             for path in (
@@ -402,7 +426,7 @@ class Contexts:
         ]
         self._seen = self._state()
         self._busy = False
-        self.current = build(config)
+        self.current = build()
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         found: list[tuple[int, int, int] | None] = []
@@ -417,7 +441,7 @@ class Contexts:
 
     async def refresh(self) -> None:
         """Read the stores again if one has changed; if something is wrong with them the old ones stay."""
-        if self._busy or not self._config.client_cert_reload:
+        if self._busy or not self._enabled:
             return
         state = self._state()
         if state == self._seen:
@@ -425,7 +449,7 @@ class Contexts:
         self._busy = True
         try:
             # Not on the loop: opening a store is slow on purpose.
-            self.current = await asyncio.get_running_loop().run_in_executor(None, self._build, self._config)
+            self.current = await asyncio.get_running_loop().run_in_executor(None, self._build)
             logger.info("certificates read again")
         except Exception as error:
             # Also what a library makes of a half-written file: the next change is the next attempt.
@@ -433,3 +457,19 @@ class Contexts:
         finally:
             self._seen = state
             self._busy = False
+
+
+class Contexts(Reloaded[ssl.SSLContext]):
+    """The context for clients; with ``client.certReload`` a new one when a store has changed."""
+
+    def __init__(self, config: Config, build: Callable[[Config], ssl.SSLContext] = build_context) -> None:
+        super().__init__(config, lambda: build(config), enabled=config.client_cert_reload)
+
+
+class PeerContexts(Reloaded[PeerTls]):
+    """The same for connections between servers, with ``sslQuorumReloadCertFiles``."""
+
+    def __init__(self, config: EnsembleConfig) -> None:
+        super().__init__(
+            config.tls, lambda: build_peer_tls(config.tls), enabled=config.ssl_quorum_reload_cert_files
+        )

@@ -43,6 +43,7 @@ from fastzk.server.config import Config
 from fastzk.server.recovery import Recovered, finish_tree, open_state
 from fastzk.server.store import (
     META_CHECKPOINT_ZXID,
+    META_KEEP_LOG,
     META_MEMBER,
     META_SESSION_SECRET,
     META_SESSIONS,
@@ -269,7 +270,7 @@ class StateReceiver:
         self._tree = Tree()
         self._waiting: list[Page] = []
         self._aside = 0
-        self._begun = self._ended = self._sealed = False
+        self._begun = self._ended = self._sealed = self._keep_log = False
         path = incoming_path(config)
         if path.exists():
             shutil.rmtree(path)
@@ -302,16 +303,18 @@ class StateReceiver:
                     raise TransferError(f"{self.pages} pages arrived of {self.pages_expected}")
                 self._ended = True
                 self._write()
+                self._writer.abort()  # it belongs to this thread, unlike what `seal` does
             else:
                 raise TransferError(f"a frame of the unknown kind {kind}")
         except (struct.error, TreeCorruption) as error:
             raise TransferError(f"the state that arrives is damaged: {error}") from error
         return self._ended
 
-    def seal(self) -> None:
+    def seal(self, *, keep_log: bool = False) -> None:
         """Everything is there: make a tree of it, compare its digest, and make it durable. Waits for the disk.
 
-        May run in another thread, while nothing else here is called. Raises TransferError, StoreError.
+        ``keep_log``: this server's own log has ``zxid`` as a batch's end, and stays. May run in another thread, while
+        nothing else here is called. Raises TransferError, StoreError.
         """
         if not self._ended or self._store is None:
             raise TransferError("the state is not complete")
@@ -324,7 +327,6 @@ class StateReceiver:
                 finish_tree(self._tree, self._meta.get(META_TREE_DIGEST))
             except TreeCorruption as error:
                 raise TransferError(f"the state that arrived is damaged: {error}") from error
-        self._writer.abort()
         stored = sum(1 for _ in self._store.pages())  # which verifies each of them
         if stored != self.pages:
             raise TransferError(f"{stored} pages were stored of {self.pages}")
@@ -334,9 +336,11 @@ class StateReceiver:
                 META_CHECKPOINT_ZXID: pack_int(self.zxid),
                 META_STORE_ID: self._store_id,
                 META_MEMBER: b"1",
+                META_KEEP_LOG: b"1" if keep_log else b"",
             }
         )
         self._store.sync()
+        self._keep_log = keep_log
         self._sealed = True
 
     def install(self, last_zxid: int, *, apply_older: bool = False) -> None:
@@ -347,7 +351,7 @@ class StateReceiver:
         """
         if not self._sealed or self._store is None:
             raise TransferError("the state is not complete")
-        if self.zxid < last_zxid and not apply_older:
+        if self.zxid < last_zxid and not (apply_older or self._keep_log):
             raise TransferError(
                 f"a state of zxid 0x{self.zxid:x} would take back what was logged up to 0x{last_zxid:x}"
             )

@@ -39,7 +39,7 @@ SYNC_LIMIT = 2.0
 #: What servers may have each in their own way: the times in its stat are those of each server's start.
 LOCAL = "/zookeeper/config"
 
-SERVING = frozenset({"leader", "follower", "observer", "standalone"})
+SERVING = frozenset({"leader", "follower", "observer"})
 
 
 class ZooKeeperMember(ZooKeeperServer):
@@ -236,10 +236,6 @@ class Ensemble:
         """``leader``, ``follower``, ``observer``, ``read-only``, or None if it does not serve."""
         for line in self.word(member, "srvr").splitlines():
             if line.startswith("Mode: "):
-                if line.endswith("standalone"):  # TEMPORARY
-                    import re
-                    last = re.findall(r"serving as=(\w+)|(looking) for", self.members[member].log_text())
-                    return last[-1][0] or None if last else None
                 return line.removeprefix("Mode: ").strip()
         return None
 

@@ -288,6 +288,7 @@ class Parts:
             max_per_host=max_per_host,
             max_clients=max_clients,
         )
+        self.service.turn_ns = 1 << 62  # what a request leads to does not depend on how fast this machine is
 
     def __enter__(self) -> Parts:
         return self

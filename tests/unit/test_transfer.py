@@ -117,8 +117,12 @@ def member(tmp_path: Path) -> Iterator[Callable[..., Recovered]]:
     """Opens (again) a member's directory; whatever is still open at the end is closed."""
     opened: list[Recovered] = []
 
-    def open_it(name: str, **others: object) -> Recovered:
+    def open_it(name: str, promised: int = 3, **others: object) -> Recovered:
         opened.append(recover(config(tmp_path / name, **others), ensemble=True, apply_tail=False))
+        epochs = opened[-1].epochs
+        assert epochs is not None
+        if promised and epochs.promise.epoch == 0:
+            epochs.save(promised, 1)  # as it would have before it had anything of a leader's
         return opened[-1]
 
     yield open_it
@@ -548,12 +552,12 @@ class TestMembers:
     """Recovery for an ensemble."""
 
     def test_a_new_member_writes_nothing_of_its_own(self, member: Callable[..., Recovered]) -> None:
-        parts = member("a")
+        parts = member("a", promised=0)
         assert (parts.applier.zxid, parts.log.last_zxid, parts.log.segments) == (0, 0, [])
         assert parts.epochs is not None
         assert parts.epochs.promise == (0, -1)
         close(parts)
-        parts = member("a")
+        parts = member("a", promised=0)
         assert parts.history is not None
         assert (parts.history.base_zxid, parts.history.last_zxid, parts.memberships) == (0, 0, [])
         write(parts, [opening(1)])

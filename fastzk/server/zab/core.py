@@ -104,6 +104,10 @@ class Core:
         #: Servers that messages can be sent to.
         self.peers: set[int] = set()
         self._actions: list[Action] = []
+        #: The state is not what the log's committed part makes of it, so it is good for nothing: this server neither
+        #: leads nor follows before it got a full state. Its log is as good as before: it goes on to vote by that, and
+        #: must not forget what it acknowledged.
+        self.diverged = False
         self.role: Role = Looking(self, "start")
         self.role.begin()
 
@@ -133,9 +137,10 @@ class Core:
 
     @property
     def electable(self) -> bool:
-        """Whether this server may lead: not if it is a voter whose vote weighs nothing."""
-        return self.id in self.membership.electable or (
-            self.pending is not None and self.id in self.pending[1].electable
+        """Whether this server may lead: not if it is a voter whose vote weighs nothing, or its state is worthless."""
+        return not self.diverged and (
+            self.id in self.membership.electable
+            or (self.pending is not None and self.id in self.pending[1].electable)
         )
 
     @property
@@ -218,9 +223,16 @@ class Core:
         self.durable = self.commit = zxid
         self.membership = membership
         self.pending = None
+        self.diverged = False
         following = self.following
         if following is not None:
             following.installed()
+
+    def disown(self, reason: str) -> None:
+        """The state has diverged: see ``diverged``."""
+        self.diverged = True
+        if not isinstance(self.role, Looking):
+            self.look(reason)
 
     # -- votes: the same in every role ----------------------------------------------------------------------------
     # Whether this server is a voter is for the candidate to say: it may know a membership that is news here.

@@ -65,7 +65,7 @@ class Following(Role):
     def begin(self) -> None:
         """Say where this server's history ends."""
         self.core.act(Follow(self.leader, self.epoch))
-        self._say_position(self.core.history.last_zxid)
+        self._say_first_position()
 
     def restart(self, stream: int, commit: int) -> None:
         """The leader begins anew to bring this server up to date."""
@@ -74,7 +74,7 @@ class Following(Role):
         self._heard = self._began = self.core.now
         if commit > self.core.commit:
             self.serve_from = max(self.serve_from, commit)
-        self._say_position(self.core.history.last_zxid)
+        self._say_first_position()
 
     def heard(self) -> None:
         """The leader gave a sign of life otherwise, such as a part of a full state."""
@@ -100,6 +100,8 @@ class Following(Role):
         self._heard = self.core.now
         if isinstance(message, Heartbeat):
             self._commit(message.commit)
+            if self.core.role is not self:
+                return
             promised = self.epoch if self.core.candidate == self.leader else self.core.promised
             self.core.send(sender, HeartbeatAck(self.epoch, message.round, promised))
         elif isinstance(message, _IN_STREAM) and message.stream == self.stream and not self.installing:
@@ -156,11 +158,19 @@ class Following(Role):
             core.send(self.leader, Resync(self.epoch, self.stream))
 
     def _commit(self, zxid: int) -> None:
-        if self.synced and not self.installing:
-            self.core.advance(min(zxid, self.core.history.last_zxid))
+        core = self.core
+        if not self.synced or self.installing:
+            return
+        voted = self.leader in core.voters
+        if core.advance(min(zxid, core.history.last_zxid)) and voted and self.leader not in core.voters:
+            # It gives up, too, and may not be able to say so. One that is news here is none that has left.
+            core.look(f"leader {self.leader} has left the ensemble")
 
     def _acknowledge(self) -> None:
         self.core.send(self.leader, Ack(self.epoch, self.stream, self.core.durable))
+
+    def _say_first_position(self) -> None:
+        self._say_position(-1 if self.core.diverged else self.core.history.last_zxid)
 
     def _say_position(self, zxid: int) -> None:
         self.core.send(self.leader, Position(self.epoch, self.stream, zxid, self.core.history.last_zxid))
