@@ -1,6 +1,6 @@
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -16,6 +16,8 @@ class _Owner(Protocol):
 class Call(Generic[T]):
     #: It may be settled by something else than a reply: who waits for it cannot wait for the socket.
     indirect: bool
+    owner: Any
+    def __new__(cls, owner: _Owner | None = None) -> Self: ...
     def __init__(self, owner: _Owner | None = None) -> None: ...
     def set_result(self, value: T | None = None) -> bool: ...
     def set_exception(self, error: BaseException) -> bool: ...

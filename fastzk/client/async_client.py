@@ -23,7 +23,8 @@ from fastzk.client._channel import ZnodeStat
 from fastzk.client._wire import flush
 from fastzk.client.hosts import Attempt
 from fastzk.client.interfaces import Observer
-from fastzk.client.operations import Operations, TransactionRequest
+from fastzk.client.operations import TransactionRequest
+from fastzk.client.recipes.methods import AsyncRecipes
 from fastzk.client.results import Children, Created, Identity, NodeACL, NodeData, WatchedEvent
 from fastzk.client.retry import RetryPolicy, is_repeatable
 from fastzk.client.sasl import Credentials
@@ -44,7 +45,7 @@ logger = logging.getLogger("fastzk.client")
 T = TypeVar("T")
 
 
-class AsyncClient(Operations):
+class AsyncClient(AsyncRecipes):
     """A session with a ZooKeeper service, for asyncio.
 
     Every operation takes ``timeout=`` (seconds; OperationTimeoutError when they are over; what was sent may still be

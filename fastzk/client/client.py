@@ -33,7 +33,8 @@ from fastzk.client._channel import ZnodeStat
 from fastzk.client._wire import Waker, Wire
 from fastzk.client.hosts import Attempt
 from fastzk.client.interfaces import Observer
-from fastzk.client.operations import Operations, TransactionRequest
+from fastzk.client.operations import TransactionRequest
+from fastzk.client.recipes.methods import Recipes
 from fastzk.client.results import Children, Created, Identity, NodeACL, NodeData, WatchedEvent
 from fastzk.client.retry import RetryPolicy, is_repeatable
 from fastzk.client.sasl import Credentials
@@ -60,7 +61,7 @@ _VERSION = re.compile(r"zookeeper\.version=(\d+(?:\.\d+)+)")
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-class Client(Operations):
+class Client(Recipes):
     """A session with a ZooKeeper service, for threads.
 
     Every operation takes ``timeout=`` (seconds; OperationTimeoutError when they are over; what was sent may still be

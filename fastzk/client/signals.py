@@ -9,25 +9,25 @@ if TYPE_CHECKING:
 
 
 class Signal:
-    """A flag that one coroutine at a time can wait for.
+    """A flag that coroutines can wait for.
 
     It can be given as a watcher. The client then sets it as soon as the event is read, past the callback thread, so
     what waits for it goes on even while a program's own callbacks are slow, or wait for it themselves.
     """
 
-    __slots__ = ("__weakref__", "_client", "_promise", "is_set")
+    __slots__ = ("__weakref__", "_client", "_promises", "is_set")
 
     def __init__(self, client: Operations) -> None:
         self._client = client
-        self._promise: Any = None
+        self._promises: list[Any] = []
         self.is_set = False
 
     def fire(self) -> None:
         """Set it; for the thread that reads, which goes on with the coroutine by itself."""
         self.is_set = True
-        promise = self._promise
-        if promise is not None and not promise.done():
-            promise.set_result(True)
+        for promise in list(self._promises):
+            if not promise.done():
+                promise.set_result(True)
 
     def set(self) -> None:
         """Set it; for everybody else."""
@@ -42,14 +42,15 @@ class Signal:
         """Wait for the next event."""
         self.is_set = False
 
-    async def wait(self, timeout: float | None = None) -> bool:
+    async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """Wait until it is set, at most ``timeout`` seconds; whether it is.
 
         It is set, too, when the client is stopped.
         """
         if not self.is_set:
             client = self._client
-            self._promise = promise = client.promise(timeout)
+            promise = client.promise(timeout)
+            self._promises.append(promise)
             client.waiting.add(self)
             try:
                 # It may have been set before there was a promise to settle.
@@ -58,6 +59,7 @@ class Signal:
                 else:
                     promise.cancel()
             finally:
-                self._promise = None
-                client.waiting.discard(self)
+                self._promises.remove(promise)
+                if not self._promises:
+                    client.waiting.discard(self)
         return self.is_set

@@ -22,6 +22,7 @@ cdef class Client:
     cdef readonly uint32_t watch_count
     cdef uint32_t pending                  # its requests in the pipeline
     cdef public int64_t heard_ns           # monotonic time of its last bytes
+    cdef public bint local                 # only this server knows its session
     # what `cons` shows
     cdef readonly int64_t received
     cdef readonly int64_t sent

@@ -5,6 +5,8 @@ class Client:
 
     #: When its last bytes came.
     heard_ns: int
+    #: Whether its session is a local one, which only this server knows.
+    local: bool
     @property
     def session_id(self) -> int:
         """0: it has no session yet."""

@@ -27,8 +27,11 @@ cdef class Service:
     # What all connections share.
     cdef readonly Clients clients
     cdef readonly Watches watches
-    cdef readonly Line pipeline            # alone, leading or following
-    cdef readonly bint leaderless          # nobody is served
+    cdef readonly Line pipeline            # alone, leading or following; or there is no leader
+    cdef readonly bint leaderless          # nobody is served,
+    cdef readonly bint read_only           # or only those who say that they want to read no matter what
+    cdef public bint local_sessions        # new sessions are this server's own
+    cdef public bint upgrade_sessions      # until they make an ephemeral znode
     cdef readonly Reads reads
     cdef readonly object sessions
     cdef readonly object authenticate      # (client, scheme, data) -> bool
@@ -52,6 +55,7 @@ cdef class Service:
     cdef OutBuf input                      # every connection reads into this
     cdef object input_view
 
+    cdef int end_read_only(self) except -1
     cdef bint reserve(self, Connection client) except -1
     cdef int give_back(self, Connection client) except -1
 
@@ -94,5 +98,7 @@ cdef class Connection(Client):
     cdef int unblock(self, int why) except -1
     cdef int put_session(self, bint valid) except -1
     cdef int go_on_with(self, int64_t session, bytes proof) except -1
+    cdef int open_local(self) except -1
+    cdef int leave(self) except -1
     cdef int defer(self, const uint8_t* p, uint32_t n) except -1
     cdef int reject(self, str reason) except -1

@@ -38,11 +38,15 @@ class Service:
     def watches(self) -> Watches: ...
     @property
     def pipeline(self) -> Line:
-        """Where writes go: a ``Pipeline`` (alone or leading) or a ``Following``."""
+        """Where writes go: a ``Pipeline`` (alone or leading), a ``Following``, or, without a leader, a ``ReadOnly``."""
 
     @property
     def leaderless(self) -> bool:
         """Whether nobody is served, because there is no leader."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether only clients are served that accept a server without a leader."""
 
     @property
     def reads(self) -> Reads: ...
@@ -80,6 +84,11 @@ class Service:
     required: frozenset[str] | None
     """Schemes of which a client needs one before its requests are served; None: it needs none."""
 
+    local_sessions: bool
+    """Whether new sessions are this server's own (``localSessionsEnabled``),"""
+    upgrade_sessions: bool
+    """until they create an ephemeral znode, which they cannot otherwise (``localSessionsUpgradingEnabled``)."""
+
     def connection(self) -> Connection:
         """A protocol for one accepted connection."""
 
@@ -98,8 +107,15 @@ class Service:
     def serve(self, pipeline: Line) -> None:
         """There is a leader, this server or another: go on, with writes going through ``pipeline``.
 
-        That has to be ready: ``Pipeline.lead`` or ``Following.follow`` comes first.
+        That has to be ready: ``Pipeline.lead`` or ``Following.follow`` comes first. Read-only connections are closed,
+        so that their clients come again for a session that can write.
         """
+
+    def dismiss(self) -> int:
+        """Close the connections of all clients that have a session or ask for one; how many those were."""
+
+    def serve_read_only(self, pipeline: Line) -> None:
+        """There is still no leader: serve clients that accept this, with a ``ReadOnly``, until ``serve``."""
 
     def close_late(self, limit_ns: int) -> None:
         """Close those who take their time: to ask for a session, to take their last replies (both ``limit_ns``

@@ -36,6 +36,7 @@ from fastzk._constants cimport (
     OP_SET_WATCHES, OP_SET_WATCHES2, OP_SYNC,
 )
 from fastzk.server._clients cimport OUT_LIMIT, begin_reply, end_reply, fz_monotonic_ns, fz_wall_ms, put_reply
+from fastzk.server._prepare cimport asks_for_ephemeral
 from fastzk.server._reads cimport is_read
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -150,6 +151,7 @@ cdef class Service:
     def suspend(self, reason: str) -> None:
         """There is no leader: nobody is served until ``serve``. Clients that wait for an answer are closed."""
         cdef Connection client
+        self.end_read_only()
         self.leaderless = True
         for item in self.clients:
             client = <Connection>item
@@ -161,6 +163,7 @@ cdef class Service:
     def serve(self, Line pipeline) -> None:
         """There is a leader, this server or another: go on, with writes going through ``pipeline``."""
         cdef Connection client
+        self.end_read_only()
         self.pipeline = pipeline
         pipeline.on_close_refused = self.sessions.reopen
         self.leaderless = False
@@ -168,6 +171,29 @@ cdef class Service:
             client = <Connection>item
             client.unblock(BLOCK_LEADERLESS)
         self.clients.flush()
+
+    def dismiss(self) -> int:
+        """Close all connections that have a session or ask for one; how many those were."""
+        cdef Connection client
+        count = 0
+        for item in self.clients:
+            client = <Connection>item
+            if not client.closed and (client.state == STATE_CONNECTING or client.state == STATE_OPEN):
+                client.leave()
+                count += 1
+        return count
+
+    def serve_read_only(self, Line pipeline) -> None:
+        """There is still no leader: serve those who want to read no matter what, until ``serve``."""
+        self.serve(pipeline)
+        self.read_only = True
+
+    cdef int end_read_only(self) except -1:
+        if self.read_only:
+            self.read_only = False
+            self.dismiss()
+            self.sessions.end_read_only()
+        return 0
 
     def close_late(self, int64_t limit_ns) -> None:
         """Close those who take their time: to ask for a session, to take their last replies (both ``limit_ns``
@@ -489,6 +515,9 @@ cdef class Connection(Client):
             return self.sasl(xid, &r)
         now = self.heard_ns
         if is_write(op) and (op < OP_FILTERED_LIST or service.reads.extensions):
+            if self.local and service.upgrade_sessions and asks_for_ephemeral(op, r):
+                self.local = False                   # one of all servers, from this request on
+                pipeline.create_session(self, self.session_id, self.timeout_ms)
             pipeline.write(self, op, &r, xid, now)
         elif op == OP_SYNC:
             pipeline.sync(self, &r, xid, now)
@@ -496,7 +525,11 @@ cdef class Connection(Client):
             self.closing_session = True
             service.sessions.closing(self.session_id)
             self.block(BLOCK_CONNECT)                # nothing comes after it
-            pipeline.close_session(self, self.session_id, xid, now)
+            if self.local:
+                service.sessions.end_local(self.session_id)
+                pipeline.refuse(self, op, xid, ERR_OK, now)
+            else:
+                pipeline.close_session(self, self.session_id, xid, now)
         else:
             logger.info("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id,
                         f"unknown request type {op}")
@@ -646,6 +679,10 @@ cdef class Connection(Client):
         if self.closed:
             return 0
         logger.info("connection closed address=%s session=0x%x reason=%s", self.host, self.session_id, reason)
+        return self.leave()
+
+    cdef int leave(self) except -1:
+        # Close, behind what it was answered before.
         self.flush()
         if self.blocked & BLOCK_UNREAD:
             self.abort()                             # it would take for ever to tell it
@@ -698,6 +735,11 @@ cdef class Connection(Client):
             self.abort()
             return 0
         self.has_read_only = r.p < r.end
+        if service.read_only and not (self.has_read_only and r.p[0]):
+            logger.info("connection closed address=%s session=0x%x reason=%s", self.host, session,
+                        "there is no leader, and the client has not asked for a read-only server")
+            self.abort()
+            return 0
         service.newcomers.discard(self)
         self.received += 1
         service.clients.received += 1
@@ -705,12 +747,26 @@ cdef class Connection(Client):
             return self.reject(f"the client has seen zxid 0x{seen:x}, "
                                f"this server's last one is 0x{service.clients.zxid:x}")
         self.timeout_ms = service.sessions.negotiate(timeout)
+        if session == 0 and (service.local_sessions or service.read_only):
+            return self.open_local()
         if session == 0:
             self.session_id = service.sessions.new_id()
             self.state = STATE_CONNECTING
             self.block(BLOCK_CONNECT)
             return service.pipeline.create_session(self, self.session_id, self.timeout_ms)
         proof = password.p[:password.n] if password.n > 0 else b""
+        known = service.sessions.get(session)
+        if known is not None and known.local:
+            return self.go_on_with(session, proof)
+        if service.read_only and (
+            known is not None
+            or compare_digest(proof, service.sessions.password(session)) and service.sessions.may_be_elsewhere(session)
+        ):
+            # It may go on where there is a leader. "Expired" would be wrong, and is for a leader to say.
+            logger.info("connection closed address=%s session=0x%x reason=%s", self.host, session,
+                        "there is no leader to go on with this session")
+            self.abort()
+            return 0
         if service.pipeline.shared and compare_digest(proof, service.sessions.password(session)):
             # The leader knows whether it has ended, and has to know where its client is.
             self.session_id = session
@@ -718,6 +774,14 @@ cdef class Connection(Client):
             self.block(BLOCK_CONNECT)
             return service.pipeline.revalidate(self, session, self.timeout_ms)
         return self.go_on_with(session, proof)
+
+    cdef int open_local(self) except -1:
+        # A session of this server alone; nobody is asked.
+        cdef Service service = self.service
+        self.session_id = service.sessions.open_local(self.timeout_ms, read_only=service.read_only)
+        service.sessions.attached(self.session_id, self)
+        self.state = STATE_OPEN
+        return self.put_session(True)
 
     cdef int go_on_with(self, int64_t session, bytes proof) except -1:
         # With a session that another connection had.
@@ -746,6 +810,9 @@ cdef class Connection(Client):
 
     cdef int refused(self) except -1:
         # No answer but a closed connection: the client tries the next server.
+        if self.state == STATE_OPEN:
+            self.local = True                        # its upgrade failed: it stays as it is
+            return 0
         return self.reject("no space to record its session")
 
     cdef int put_session(self, bint valid) except -1:
@@ -758,7 +825,7 @@ cdef class Connection(Client):
         put_i64(out, self.session_id if valid else 0)
         put_span(out, <const uint8_t*>password, 16)
         if self.has_read_only:
-            put_u8(out, 0)
+            put_u8(out, self.service.read_only)
         self.service.clients.account(self, OP_CREATE_SESSION, 0, self.service.clients.zxid, self.heard_ns,
                                      fz_monotonic_ns())
         return self.service.clients.mark(self)

@@ -31,7 +31,7 @@ from fastzk._log cimport LOG_HEADER_BYTES, Batch
 from fastzk.server._apply import ApplyError
 from fastzk.server._clients cimport fz_monotonic_ns, fz_wall_ms
 from fastzk.server._forward cimport (
-    FORWARD_HEADER_BYTES, OP_REVALIDATE, OUTCOME_ECHO, OUTCOME_ERROR, OUTCOME_MULTI_FAILED, OUTCOME_SYNC, OUTCOME_TXN,
+    FORWARD_HEADER_BYTES, FORWARD_LOCAL, OP_REVALIDATE, OUTCOME_ECHO, OUTCOME_ERROR, OUTCOME_MULTI_FAILED, OUTCOME_SYNC, OUTCOME_TXN,
     OUTCOME_TXN_PLANNED,
 )
 from fastzk.server._line cimport (
@@ -157,11 +157,13 @@ cdef class Following(Line):
         if length > self.large_threshold:
             entry.large = length
             self.large_bytes += length
-        return self.ask(client.session_id, xid, op, &client.auth, r.p, r.end - r.p)
+        return self.ask(
+            client.session_id, xid, op | FORWARD_LOCAL if client.local else op, &client.auth, r.p, r.end - r.p)
 
     cdef Entry* enter_sync(self, Client client, int32_t xid, int64_t now_ns) except NULL:
         self.enter(client, KIND_SYNC_ASKED, OP_SYNC, xid, now_ns)
-        self.ask(client.session_id, xid, OP_SYNC, &client.auth, NULL, 0)
+        self.ask(
+            client.session_id, xid, OP_SYNC | FORWARD_LOCAL if client.local else OP_SYNC, &client.auth, NULL, 0)
         return &self.ring[(self.tail - 1) & self.mask]
 
     cdef int sync(self, Client client, Reader* r, int32_t xid, int64_t now_ns) except -1:

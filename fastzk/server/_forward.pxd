@@ -10,7 +10,8 @@
 #         i64 seq         what the answer names it by; grows, not always by one
 #         i64 session
 #         i32 xid
-#         i32 op          the client protocol's, createSession and closeSession included, or OP_REVALIDATE
+#         i32 op          the client protocol's, createSession and closeSession included, or OP_REVALIDATE;
+#                         with FORWARD_LOCAL if the session is local: the follower answers for it
 #         span auth       the client's identities as Client.auth holds them: (scheme, id) pairs of spans
 #         span body       the request behind its header; createSession and OP_REVALIDATE: i32 timeout in ms;
 #                         sync and closeSession: empty
@@ -35,6 +36,7 @@
 
 cdef enum:
     FORWARD_HEADER_BYTES = 16
+    FORWARD_LOCAL = 1 << 16
 
     OP_REVALIDATE = -12          # may this session go on, over a connection of mine? No client's request type
 

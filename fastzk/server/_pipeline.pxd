@@ -82,7 +82,7 @@ cdef class Pipeline(Line):
     cdef int abandon(self, Round round) except -1
     cdef Round fresh_round(self)
     cdef int32_t decide(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t wall_ms) except? 0
-    cdef int32_t may(self, int64_t session, int64_t server) noexcept
+    cdef int32_t may(self, int64_t session, int64_t server, bint local) noexcept
     cdef int propose_opening(self, int64_t epoch, bytes membership) except -1
     cdef int32_t reconfig(self, Client client, Reader* r, int32_t xid, int64_t wall_ms) except? 1
     cdef int asked(self, int64_t seq, int64_t session, int32_t xid, int32_t op, Span auth, Span body, int64_t now_ns,

@@ -28,8 +28,8 @@ class Pipeline(Line):
     #: Leading: have a quorum confirm, from now on, that this server leads; the number for ``confirmed_to``, which
     #: grows. Called at most once per turn of the loop.
     confirm: Callable[[], int]
-    #: Leading: a client asks for other servers: ((joining, leaving, new members, the version that it is meant for), zxid
-    #: of the transaction, whether the client may). Returns the text of the new membership, or the error's code. None:
+    #: Leading: a client asks for other servers: ((joining, leaving, new members, version that it is meant for), zxid of
+    #: the transaction, whether the client may). Returns the text of the new membership, or the error's code. None:
     #: ``reconfigEnabled`` is false.
     reconfigure: Callable[[tuple[str | None, str | None, str | None, int], int, bool], bytes | int] | None
     #: Leading: a session's client has connected to a server (session id, server id, timeout in ms).
@@ -92,7 +92,8 @@ class Pipeline(Line):
     def begin(self, epoch: int, membership: bytes | None = None) -> int:
         """Propose the opening of a new epoch, which this server leads; its zxid.
 
-        With ``membership`` it brings the first content of /zookeeper/config, otherwise it changes nothing. Everything in the log before it has to be applied (``catch_up``) before ``commit_to`` reaches it.
+        With ``membership`` it brings the first content of /zookeeper/config, otherwise it changes nothing. Everything
+        in the log before it has to be applied (``catch_up``) before ``commit_to`` reaches it.
 
         Raises:
             RuntimeError: it is not closed.

@@ -46,7 +46,8 @@ from fastzk._constants cimport (
 from fastzk._log cimport LOG_HEADER_BYTES
 from fastzk.server._clients cimport fz_monotonic_ns, fz_wall_ms, put_reply
 from fastzk.server._forward cimport (
-    OP_REVALIDATE, OUTCOME_ECHO, OUTCOME_ERROR, OUTCOME_MULTI_FAILED, OUTCOME_SYNC, OUTCOME_TXN, OUTCOME_TXN_PLANNED,
+    FORWARD_LOCAL, OP_REVALIDATE, OUTCOME_ECHO, OUTCOME_ERROR, OUTCOME_MULTI_FAILED, OUTCOME_SYNC, OUTCOME_TXN,
+    OUTCOME_TXN_PLANNED,
 )
 from fastzk.server._line cimport (
     KIND_ECHO, KIND_ERROR, KIND_MULTI_FAILED, KIND_REMOTE, KIND_SYNC, KIND_TXN, is_greeting,
@@ -196,11 +197,12 @@ cdef class Pipeline(Line):
             self.submit()
         return 0
 
-    cdef int32_t may(self, int64_t session, int64_t server) noexcept:
-        # Whether a server's client may ask for something now; not asked of a standalone one.
+    cdef int32_t may(self, int64_t session, int64_t server, bint local) noexcept:
+        # Whether a server's client may ask for something now; not asked of a standalone one. A local session is in no
+        # table but its server's.
         if self.mode != MODE_LEADING or self.exhausted:
             return ERR_CONNECTION_LOSS
-        return self.owners.check(session, server)
+        return ERR_OK if local else self.owners.check(session, server)
 
     cdef int32_t decide(self, Client client, int32_t op, Reader* r, int32_t xid, int64_t wall_ms) except? 0:
         # What becomes of a request: the kind of its entry. `err` goes with KIND_ERROR, the details of the others are
@@ -246,7 +248,7 @@ cdef class Pipeline(Line):
         if self.read_only:
             return self.refuse(client, op, xid, ERR_NOT_READ_ONLY, now_ns)
         if self.mode != MODE_STANDALONE:
-            err = self.may(client.session_id, self.server_id)
+            err = self.may(client.session_id, self.server_id, client.local)
             if err:
                 return self.refuse(client, op, xid, err, now_ns)
         kind = self.decide(client, op, r, xid, fz_wall_ms())
@@ -271,7 +273,7 @@ cdef class Pipeline(Line):
     cdef int sync(self, Client client, Reader* r, int32_t xid, int64_t now_ns) except -1:
         cdef int32_t err
         if self.mode != MODE_STANDALONE:
-            err = self.may(client.session_id, self.server_id)
+            err = self.may(client.session_id, self.server_id, client.local)
             if err:
                 return self.refuse(client, OP_SYNC, xid, err, now_ns)
         return Line.sync(self, client, r, xid, now_ns)
@@ -526,7 +528,8 @@ cdef class Pipeline(Line):
     def begin(self, epoch: int, membership: bytes | None = None) -> int:
         """Propose the opening of a new epoch, which this server leads; its zxid.
 
-        With ``membership`` it brings the first content of /zookeeper/config, otherwise it changes nothing. Everything in the log before it has to be applied (``catch_up``) before ``commit_to`` reaches it.
+        With ``membership`` it brings the first content of /zookeeper/config, otherwise it changes nothing. Everything
+        in the log before it has to be applied (``catch_up``) before ``commit_to`` reaches it.
 
         Raises:
             RuntimeError: it is not closed.
@@ -713,6 +716,9 @@ cdef class Pipeline(Line):
         # One forwarded request.
         cdef Reader r
         cdef int32_t kind, timeout
+        cdef bint local = op > 0 and op & FORWARD_LOCAL
+        if local:
+            op ^= FORWARD_LOCAL
         reader_init(&r, body.p, body.n)
         self.err = ERR_OK
         kind = KIND_TXN
@@ -738,7 +744,7 @@ cdef class Pipeline(Line):
                 self.owners.drop(session)
                 self.preparer.close_session(session, self.next_zxid, wall_ms, xid)
         else:
-            self.err = self.may(session, self.asker)
+            self.err = self.may(session, self.asker, local)
             if self.err == ERR_OK and op == OP_SYNC:
                 if self.syncs.n == 0:
                     put_i64(&self.syncs, self.stream)
@@ -747,6 +753,7 @@ cdef class Pipeline(Line):
                 return put_i64(&self.syncs, self.proposed)
             if self.err == ERR_OK:
                 self.proxy.session_id = session
+                self.proxy.local = local
                 self.proxy.auth.p = <uint8_t*>auth.p
                 self.proxy.auth.n = auth.n
                 kind = self.decide(self.proxy, op, &r, xid, wall_ms)

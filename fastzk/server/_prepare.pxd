@@ -50,4 +50,6 @@ cdef class Preparer:
     cdef int gone(self, const uint8_t* p, int32_t n, int64_t session, int64_t zxid) except -1
 
 
+cdef bint asks_for_ephemeral(int32_t op, Reader r) noexcept
+
 cdef int put_planned(OutBuf* out, const uint8_t* plan, int32_t plan_n, const uint8_t* body, size_t n) except -1

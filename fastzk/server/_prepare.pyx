@@ -19,7 +19,7 @@ from fastzk._codec cimport (
     reader_init,
 )
 from fastzk._constants cimport (
-    ERR_BAD_ARGUMENTS, ERR_BAD_VERSION, ERR_INVALID_ACL, ERR_MARSHALLING, ERR_NO_AUTH,
+    ERR_BAD_ARGUMENTS, ERR_BAD_VERSION, ERR_EPHEMERAL_ON_LOCAL_SESSION, ERR_INVALID_ACL, ERR_MARSHALLING, ERR_NO_AUTH,
     ERR_NO_CHILDREN_FOR_EPHEMERALS, ERR_NODE_EXISTS, ERR_NO_NODE, ERR_NOT_EMPTY, ERR_OK, ERR_UNIMPLEMENTED,
     MODE_CONTAINER, MODE_EPHEMERAL, MODE_EPHEMERAL_SEQUENTIAL, MODE_PERSISTENT_SEQUENTIAL,
     MODE_PERSISTENT_SEQUENTIAL_WITH_TTL, MODE_PERSISTENT_WITH_TTL,
@@ -70,6 +70,48 @@ cdef inline bint is_config(const uint8_t* p, int32_t n) noexcept nogil:
 cdef inline bint is_limits(const uint8_t* p, int32_t n, int32_t above, int32_t parent) noexcept nogil:
     # Whether p[:n] is called zookeeper_limits, below a parent whose path has `parent` bytes.
     return above == parent and n == parent + 17 and memcmp(p + parent, b"/zookeeper_limits", 17) == 0
+
+
+cdef inline bint is_ephemeral(int32_t flags) noexcept nogil:
+    return flags == MODE_EPHEMERAL or flags == MODE_EPHEMERAL_SEQUENTIAL
+
+
+cdef bint asks_for_ephemeral(int32_t op, Reader r) noexcept:
+    # Whether a request, a multi perhaps, asks for an ephemeral znode. What is malformed does not.
+    cdef int32_t flags
+    cdef bint end = False
+    if op != OP_MULTI:
+        if op != OP_CREATE and op != OP_CREATE2 and op != OP_CREATE_IF_NOT_EXISTS:
+            return False
+        get_span(&r)
+        get_span(&r)
+        get_acls(&r)
+        flags = get_i32(&r)
+        return not r.bad and is_ephemeral(flags)
+    while not r.bad:
+        op = get_i32(&r)
+        end = get_bool(&r)
+        get_i32(&r)
+        if end:
+            break
+        get_span(&r)
+        if op == OP_CREATE or op == OP_CREATE2 or op == OP_CREATE_CONTAINER or op == OP_CREATE_TTL or (
+                op == OP_CREATE_IF_NOT_EXISTS):
+            get_span(&r)
+            get_acls(&r)
+            flags = get_i32(&r)
+            if op == OP_CREATE_TTL:
+                get_i64(&r)
+            elif op != OP_CREATE_CONTAINER and not r.bad and is_ephemeral(flags):
+                return True
+        elif op == OP_SET_DATA:
+            get_span(&r)
+            get_i32(&r)
+        elif op == OP_DELETE or op == OP_CHECK or op == OP_CHECK_NOT_EXISTS or op == OP_REMOVE_RECURSIVE:
+            get_i32(&r)
+        else:
+            break
+    return False
 
 
 cdef class Preparer:
@@ -198,7 +240,9 @@ cdef class Preparer:
             return ERR_BAD_ARGUMENTS          # with ttl -1 the real server dies of it
         sequential = flags == MODE_PERSISTENT_SEQUENTIAL or flags == MODE_EPHEMERAL_SEQUENTIAL or (
             flags == MODE_PERSISTENT_SEQUENTIAL_WITH_TTL)
-        ephemeral = (flags == MODE_EPHEMERAL or flags == MODE_EPHEMERAL_SEQUENTIAL) and op != OP_CREATE_CONTAINER
+        ephemeral = is_ephemeral(flags) and op != OP_CREATE_CONTAINER
+        if ephemeral and client.local:
+            return ERR_EPHEMERAL_ON_LOCAL_SESSION     # the others could not tell when it has to go
         if path.n < 0:
             return ERR_MARSHALLING
         above = parent_length(path.p, path.n)

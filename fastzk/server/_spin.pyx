@@ -3,10 +3,14 @@
 Waking a sleeping thread costs tens of microseconds, on a virtual machine often more than a request itself. When
 events come in quick succession the event loop therefore polls for a moment instead of sleeping: it schedules a
 turn of nothing, which makes the loop's next poll return at once. A server with little to do sleeps as before:
-polling begins only when the mean time between events is shorter than what it may poll.
+polling begins only when the mean time between events is shorter than what it may poll. Between two polls whoever
+else wants the processor gets it: where several servers share a few, the one with work to do goes first.
 """
 
 from fastzk.server._clients cimport fz_monotonic_ns
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 
 cdef class Spinner:
@@ -38,6 +42,7 @@ cdef class Spinner:
     def turn(self) -> None:
         """Called by the event loop: go on polling, or stop."""
         if fz_monotonic_ns() < self.until_ns:
+            sched_yield()
             self.loop.call_soon(self.again)
         else:
             self.active = False

@@ -36,6 +36,7 @@ from fastzk.server._line import Line
 from fastzk.server._overlay import Overlay
 from fastzk.server._pipeline import Pipeline
 from fastzk.server._prepare import Preparer
+from fastzk.server._read_only import ReadOnly
 from fastzk.server._reads import Reads
 from fastzk.server._spin import Spinner
 from fastzk.server._watches import Watches
@@ -158,7 +159,7 @@ class Server:
         self._applier = recovered.applier
         self._sessions = recovered.sessions
         self._exit_code = 0
-        self._stopping = False
+        self._stopping = self._ended = False
         self._acceptors: list[asyncio.Server | TlsAcceptor] = []
 
         tree.acls.skip_checks = config.skip_acl
@@ -215,6 +216,11 @@ class Server:
         if config.ensemble is not None:
             following = Following(loop, clients, self._applier, limit, self._fail)
             self._lines.append(following)
+            read_only = ReadOnly(loop, clients, self._applier) if config.ensemble.read_only_mode_enabled else None
+            if read_only is not None:
+                self._lines.append(read_only)
+            self._service.local_sessions = config.ensemble.local_sessions_enabled
+            self._service.upgrade_sessions = config.ensemble.local_sessions_upgrading_enabled
             self._ensemble = Ensemble(
                 loop,
                 config,
@@ -223,6 +229,7 @@ class Server:
                 service=self._service,
                 pipeline=pipeline,
                 following=following,
+                read_only=read_only,
                 listener=ports.servers,
                 certificates=peer_contexts,
                 on_role=self._role_changed,
@@ -358,20 +365,26 @@ class Server:
         self._service.stop()
         self._containers.stop()
         if self._pending == 0:
-            self._loop.call_soon(self._loop.stop)
+            self._loop.call_soon(self._end)
             return
         for line in self._lines:
             line.idle_callback = self._idle
-        self._loop.call_later(DRAIN_SECONDS, self._loop.stop)
+        self._loop.call_later(DRAIN_SECONDS, self._end)
 
     @property
     def _pending(self) -> int:
         """Requests of clients between arrival and answer."""
         return sum(line.pending for line in self._lines)
 
+    def _end(self) -> None:
+        """Leave ``run_forever``, once: what is to be done then runs the loop again."""
+        if not self._ended:
+            self._ended = True
+            self._loop.stop()
+
     def _idle(self) -> None:
         if self._pending == 0:
-            self._loop.call_soon(self._loop.stop)
+            self._loop.call_soon(self._end)
 
     def _begin_anew(self) -> None:
         """The data directory holds a full state of the leader's: load it as at a start."""
@@ -421,6 +434,9 @@ class Server:
             for session in expired:
                 logger.info("session expired session=0x%x", session & 0xFFFF_FFFF_FFFF_FFFF)
                 self._pipeline.expire_session(session)
+            if not self._service.leaderless:
+                for session in self._sessions.expire_local():
+                    logger.info("local session expired session=0x%x", session & 0xFFFF_FFFF_FFFF_FFFF)
             self._service.close_late(int(LATE_SECONDS * 1e9))
         except Exception as error:
             self._fail(error)

@@ -776,21 +776,28 @@ KEYS: tuple[Key, ...] = (
         "false",
         "SASL between servers: true stops the start; see `quorumSecretFile` and `sslQuorum`",
     ),
-    _ensemble("localSessionsEnabled", "local_sessions_enabled", boolean, "false", "sessions only their server knows"),
+    _ensemble(
+        "localSessionsEnabled",
+        "local_sessions_enabled",
+        boolean,
+        "false",
+        "new sessions are known to their server only: no "
+        "transaction, but they go on nowhere else",
+    ),
     _ensemble(
         "localSessionsUpgradingEnabled",
         "local_sessions_upgrading_enabled",
         boolean,
         "false",
-        "a local session becomes a global one with its first ephemeral znode",
+        "a local session becomes one of all servers with its first ephemeral znode; otherwise it can make none",
     ),
     _ensemble(
         "readonlymode.enabled",
         "read_only_mode_enabled",
         boolean,
         "false",
-        "a server without a quorum serves reads to clients that ask for it; ZooKeeper takes it on Java's command "
-        "line only",
+        "a server without a leader for 2 s (or a tick, if that is longer) serves reads to clients that ask for it; "
+        "ZooKeeper takes it on Java's command line only",
         native=False,
     ),
     _ensemble("leaderServes", "leader_serves", yes_or_no, "yes", "no: the leader accepts no clients", native=False),

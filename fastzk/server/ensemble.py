@@ -14,7 +14,8 @@ is known to be committed; that waits, in ``history``, until a leader says how fa
 
 A server that knows no leader keeps its clients, paused, for a moment: after most changes of the leader they go on
 where they were, but for those that wait for an answer. Their connections are closed: whether what they asked for
-happened is for them to find out.
+happened is for them to find out. When no leader comes, all connections are closed, so that clients try other servers.
+With ``readonlymode.enabled`` clients that accept it are served even so: they may read what this server has applied.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from fastzk.server._connection import Service
 from fastzk.server._following import Following
 from fastzk.server._line import Line
 from fastzk.server._pipeline import Pipeline
+from fastzk.server._read_only import ReadOnly
 from fastzk.server.config import Config
 from fastzk.server.ensemble_config import EnsembleConfig
 from fastzk.server.four_letter import EnsembleView, LeaderView
@@ -73,6 +75,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between looks at the clock: while nobody leads, and otherwise.
 LOOKING_TICK: Final = 0.005
 TICK: Final = 0.05
+#: How long clients wait for a leader, in seconds, unless a tick is longer: many times what it takes to elect one, and
+#: less than the silence after which clients give a server up. ZooKeeper's read-only mode begins after as long.
+PATIENCE: Final = 2.0
 #: A leader goes on in a later epoch when the counter of its zxids has come so far.
 ROLL_AT: int = 0xF000_0000
 #: Batches whose digest is remembered, to be compared with the leader's.
@@ -101,9 +106,10 @@ class Ensemble:
     """This server's part in the ensemble.
 
     Everything it is given belongs to the event loop's thread. ``recovered`` has the state, ``pipeline`` and
-    ``following`` are the two ways of a write. ``on_role`` is told when this server begins to serve clients (with True
-    if it leads), and when it stops to (None). ``on_restart`` has the server begin anew from its data directory, which
-    a full state has replaced; ``on_failure`` ends it.
+    ``following`` are the two ways of a write; ``read_only``, if it is not None, is for clients without a leader.
+    ``on_role`` is told when this server begins to serve clients (with True if it leads), and when it stops to
+    (None). ``on_restart`` has the server begin anew from its data directory, which a full state has replaced;
+    ``on_failure`` ends it.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Ensemble:
         service: Service,
         pipeline: Pipeline,
         following: Following,
+        read_only: ReadOnly | None,
         listener: socket.socket | None,
         certificates: PeerContexts | None,
         on_role: Callable[[bool | None], object],
@@ -138,6 +145,11 @@ class Ensemble:
         self._clients = service.clients
         self._pipeline = pipeline
         self._following = following
+        #: How clients are served without a leader; None: not at all.
+        self._read_only = read_only
+        self._patience = max(PATIENCE, ensemble.tick_time_ms / 1000)
+        #: Since when clients wait for a leader (monotonic); None: they do not.
+        self._waiting: float | None = time.monotonic()
         self._config = config
         self._store = recovered.store
         #: The keys that servers named before they said that they lead.
@@ -251,8 +263,15 @@ class Ensemble:
         return self._serving
 
     @property
+    def read_only(self) -> bool:
+        """Whether clients are served without a leader."""
+        return self._service.read_only
+
+    @property
     def mode(self) -> str:
-        """What four-letter words call this server: leader, follower, observer or looking."""
+        """What four-letter words call this server: leader, follower, observer, read-only or looking."""
+        if self._service.read_only:
+            return "read-only"
         if self.core.leading is not None:
             return "leader"
         if self.core.following is None:
@@ -296,6 +315,7 @@ class Ensemble:
             return
         self._guarded(self.core.tick, _now_ms())
         self._guarded(self._watch_over)
+        self._guarded(self._without_leader)
         self._loop.call_later(LOOKING_TICK if self.core.leader is None else TICK, self._tick)
 
     def _connected(self, peer: int) -> None:
@@ -363,9 +383,7 @@ class Ensemble:
         if self._stopped:
             return
         try:
-            while todo := self.core.take():
-                for action in todo:
-                    self._act(action)
+            self._carry_out()
             self._roster.changed()
             self._apply()
             self._begin_to_serve()
@@ -373,6 +391,12 @@ class Ensemble:
             self._retire()
         except Exception as error:
             self._on_failure(error)
+
+    def _carry_out(self) -> None:
+        """Do what the core wants done."""
+        while todo := self.core.take():
+            for action in todo:
+                self._act(action)
 
     def _act(self, action: Action) -> None:
         match action:
@@ -388,10 +412,10 @@ class Ensemble:
                 self._epochs.save(epoch, candidate)
             case Truncate(zxid):
                 self._truncate(zxid)
-            case Lead(epoch):
+            case Lead(epoch) if self._leads(epoch):
                 logger.info("leading epoch=%d zxid=0x%x", epoch, self._history.last_zxid)
                 self._opened = self._pipeline.begin(epoch, self._roster.opening(epoch))
-            case Rolled(epoch):
+            case Rolled(epoch) if self._leads(epoch):
                 logger.info("leading on in a later epoch epoch=%d", epoch)
                 self._pipeline.roll_epoch(epoch)
             case Follow(leader, epoch):
@@ -405,6 +429,11 @@ class Ensemble:
                 self._receive_state(stream)
             case Reconfigured(membership):
                 self._reconfigured(membership)
+
+    def _leads(self, epoch: int) -> bool:
+        """Whether this server still leads `epoch`: what is carried out may have been overtaken by what comes behind."""
+        leading = self.core.leading
+        return leading is not None and leading.epoch == epoch
 
     def _send(self, to: int, message: Message) -> None:
         if isinstance(message, NewLeader):
@@ -474,11 +503,13 @@ class Ensemble:
                 self._peers.drop(server, "its requests came before this server could take them")
             self._serve(True, self._pipeline)
         elif following is not None and following.synced and self._applier.zxid >= following.serve_from:
+            self._sessions.renew()
             self._following.follow()
             self._serve(False, self._following)
 
     def _serve(self, leading: bool, line: Line) -> None:
         self._serving = leading
+        self._waiting = None
         self._role_since = time.monotonic_ns()
         self._pipeline.reset_proposals()
         logger.info("serving as=%s zxid=0x%x", self.mode, self._applier.zxid)
@@ -488,7 +519,8 @@ class Ensemble:
     def _lost(self, reason: str) -> None:
         """Neither leading nor following any more."""
         logger.warning("looking for a leader reason=%s", reason)
-        self._service.suspend(reason)
+        if not self._service.read_only:
+            self._service.suspend(reason)
         self._pipeline.close(reason)
         self._following.close(reason)
         self._abandon_transfers()
@@ -496,7 +528,21 @@ class Ensemble:
         self._handed = self._history.floor(self._applier.zxid)
         if self._serving is not None:
             self._serving = None
+            self._waiting = time.monotonic()
             self._on_role(None)
+
+    def _without_leader(self) -> None:
+        """No leader has come, or this server is not as far as it: clients need not wait here any longer."""
+        if self._serving is not None or self._service.read_only:
+            return
+        if self._waiting is not None and time.monotonic() >= self._waiting + self._patience:
+            self._waiting = None
+            gone = self._service.dismiss()
+            if gone:
+                logger.warning("no leader, connections closed count=%d", gone)
+        if self._waiting is None and self._read_only is not None and self.core.leader is None:
+            logger.warning("no leader, serving read-only zxid=0x%x", self._applier.zxid)
+            self._service.serve_read_only(self._read_only)
 
     def _reconfigured(self, membership: Membership) -> None:
         """A new membership is committed. If this server leads no longer with it, who asked for that hears so first."""
@@ -630,6 +676,11 @@ class Ensemble:
 
     def _state_came(self, stream: int, frame: memoryview) -> None:
         """A part of the full state."""
+        try:
+            self._carry_out()  # the first part comes on the heels of what announces it
+        except Exception as error:
+            self._on_failure(error)
+            return
         following = self.core.following
         if following is None or self._receiving is None or not self._receiving[0] == following.stream == stream:
             return
@@ -700,6 +751,8 @@ class Ensemble:
 
     def _compare(self, zxid: int, digest: int) -> None:
         """The leader had this digest at `zxid`."""
+        if self.core.diverged:
+            return  # that is known, and a full state is on its way
         if zxid > self._applier.zxid:
             if self._expected is None:
                 self._expected = (zxid, digest)

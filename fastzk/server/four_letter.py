@@ -212,6 +212,10 @@ class ServerView(Protocol):
     @property
     def session_count(self) -> int: ...
     @property
+    def local_session_count(self) -> int:
+        """Sessions that only this server knows; ``session_count`` is without them."""
+
+    @property
     def approximate_data_size(self) -> int:
         """Bytes of all paths and all data."""
 
@@ -227,6 +231,9 @@ class ServerView(Protocol):
 
     def session_expiries(self) -> Iterable[tuple[int, Collection[int]]]:
         """Times in milliseconds since the epoch, each with the ids of the sessions that expire then."""
+
+    def local_session_expiries(self) -> Iterable[tuple[int, Collection[int]]] | None:
+        """The same of the sessions that only this server knows; None if it has no such sessions."""
 
     def watches_by_path(self) -> Iterable[tuple[str, Collection[int]]]:
         """Paths with data or exists watches, each with the ids of the sessions watching.
@@ -498,12 +505,17 @@ def _dump(view: ServerView) -> str:
 def _sessions(view: ServerView) -> str:
     """When sessions expire; a server that follows knows their timeouts only."""
     ensemble = view.ensemble()
+    expiries = view.local_session_expiries()
+    local = "" if expiries is None else f"Local Session {_expiry_sets(_named(expiries))}"
     if ensemble is not None and ensemble.leader is None:
         known = sorted(view.session_timeouts())
         lines = [f"0x{session & _U64:x}\t{timeout}ms\n" for session, timeout in known]
-        return f"Global Sessions({len(known)}):\n{''.join(lines)}"
-    sessions = [(expiry, [f"0x{sid & _U64:x}" for sid in ids]) for expiry, ids in view.session_expiries()]
-    return f"Session {_expiry_sets(sessions)}"
+        return f"{local}Global Sessions({len(known)}):\n{''.join(lines)}"
+    return f"{local}{'Global ' if local else ''}Session {_expiry_sets(_named(view.session_expiries()))}"
+
+
+def _named(expiries: Iterable[tuple[int, Collection[int]]]) -> list[tuple[int, list[str]]]:
+    return [(expiry, [f"0x{session & _U64:x}" for session in ids]) for expiry, ids in expiries]
 
 
 def _expiry_sets(sets: Iterable[tuple[int, list[str]]]) -> str:
@@ -597,7 +609,7 @@ def _monitor_values(view: ServerView) -> Iterator[tuple[str, str]]:
         ("last_proposal_size", last_size if leader else None),
         ("pending_syncs", leader.pending_syncs if leader else None),
         ("leader_uptime", leader.uptime_ms if leader else None),
-        ("local_sessions", 0),
+        ("local_sessions", view.local_session_count),
         ("uptime", view.uptime_ms),
         ("max_latency", longest),
         ("learners", leader.learners if leader else None),

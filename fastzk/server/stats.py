@@ -21,7 +21,7 @@ from fastzk.server.config import Config
 from fastzk.server.ensemble import Ensemble
 from fastzk.server.four_letter import OPERATION_NAMES, EnsembleView, ServerConf, process_environment
 from fastzk.server.recovery import log_path, state_path
-from fastzk.server.sessions import Sessions
+from fastzk.server.sessions import Session, Sessions
 from fastzk.server.throttle import ConnectionThrottle
 
 _MS = 1_000_000
@@ -155,7 +155,7 @@ class ServerStats:
 
     @property
     def serving(self) -> bool:
-        return self._member is None or self._member.serving is not None
+        return self._member is None or self._member.serving is not None or self._member.read_only
 
     @property
     def mode(self) -> str:
@@ -163,7 +163,7 @@ class ServerStats:
 
     @property
     def read_only(self) -> bool:
-        return self._pipeline.read_only
+        return self._pipeline.read_only or (self._member is not None and self._member.read_only)
 
     @property
     def connection_drop_chance(self) -> float:
@@ -216,6 +216,10 @@ class ServerStats:
         return len(self._sessions)
 
     @property
+    def local_session_count(self) -> int:
+        return self._sessions.local_count
+
+    @property
     def approximate_data_size(self) -> int:
         return self._tree.data_size
 
@@ -235,8 +239,17 @@ class ServerStats:
             yield session, [_text(path) for path in self._tree.ephemeral_paths(session)]
 
     def session_expiries(self) -> Iterable[tuple[int, Collection[int]]]:
+        return self._expiries(self._sessions)
+
+    def local_session_expiries(self) -> Iterable[tuple[int, Collection[int]]] | None:
+        ensemble = self._config.ensemble
+        if ensemble is None or not (ensemble.local_sessions_enabled or self.read_only):
+            return None
+        return self._expiries(self._sessions.local_sessions())
+
+    def _expiries(self, sessions: Iterable[Session]) -> Iterable[tuple[int, Collection[int]]]:
         sets: dict[int, list[int]] = {}
-        for session in self._sessions:
+        for session in sessions:
             sets.setdefault(self._sessions.expiry_ms(session), []).append(session.id)
         return sorted(sets.items())
 

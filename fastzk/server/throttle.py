@@ -135,7 +135,7 @@ def connection_throttle(config: Config) -> ConnectionThrottle | None:
         return None
     weight = renewed = 1
     if config.connection_weight_enabled:
-        # The settings count in new sessions. There are no local sessions, but their weight is the least.
+        # The settings count in new sessions. The weight of a local one is the least that the others have.
         weight = max(config.connection_global_weight, config.connection_local_weight)
         renewed = max(config.connection_renew_weight, config.connection_local_weight)
     bucket = TokenBucket(
@@ -147,4 +147,7 @@ def connection_throttle(config: Config) -> ConnectionThrottle | None:
         drop_decrease=config.connection_drop_decrease,
         decrease_ratio=config.connection_decrease_ratio,
     )
-    return ConnectionThrottle(bucket, new=weight, renewed=renewed)
+    new = weight
+    if config.connection_weight_enabled and config.ensemble is not None and config.ensemble.local_sessions_enabled:
+        new = config.connection_local_weight
+    return ConnectionThrottle(bucket, new=new, renewed=renewed)

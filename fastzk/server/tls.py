@@ -1,4 +1,5 @@
-"""TLS: an ``ssl.SSLContext`` for clients and for other servers from ZooKeeper's settings, and what a client's certificate proves.
+"""TLS for clients and between servers: an ``ssl.SSLContext`` from ZooKeeper's settings, and what a client's
+certificate proves.
 
 Key stores and trust stores are files of the types PEM, PKCS12 and JKS. PEM needs nothing but the standard
 library; the other two need the packages of the extra ``tls``, which are imported when such a file is read.
@@ -243,7 +244,7 @@ def _trusted_of_jks(data: bytes, password: str, store: Store) -> list[bytes]:
 
 
 def build_context(config: TlsSettings, prefix: str = "ssl", *, dials: bool = False) -> ssl.SSLContext:
-    """The context for accepted connections, or with ``dials`` for those to other servers, whose names the caller checks.
+    """The context for accepted connections, or with ``dials`` for those to servers, whose names the caller checks.
 
     ``prefix``: how the names of the settings begin, for messages.
 

@@ -1,4 +1,6 @@
-"""kazoo's own tests, which its wheel carries, against one server of ours.
+"""kazoo's own tests, which its wheel carries, against one server of ours: the modules in which the server matters.
+
+The whole suite runs against an ensemble: see ``test_kazoo_ensemble.py``.
 
 No failure is expected. What is deselected cannot work with a single server, and fails in the same way with
 a single Apache ZooKeeper (``FASTZK_TEST_SERVER=zookeeper`` runs everything here against that; there
@@ -30,24 +32,13 @@ LEFT_OUT = ["gssapi", "reconfig", *NEED_MORE_SERVERS]
 #: Apache ZooKeeper takes the JAAS file and Netty, which its TLS needs, from Java's options.
 LEFT_OUT_OF_ZOOKEEPER = ["ssl", "sasl"]
 
-#: Modules of kazoo.tests that use a server, and how many of their tests must pass at least, lest a change
+#: Modules of kazoo.tests, and how many of their tests must pass at least, lest a change
 #: of names empties the selection unseen (kazoo 2.11 has a few more).
 MODULES = {
     "test_client": 96,
     "test_connection": 8,
     "test_lock": 25,
     "test_watchers": 20,
-    "test_cache": 15,
-    "test_partitioner": 6,
-    "test_election": 2,
-    "test_queue": 10,
-    "test_counter": 4,
-    "test_barrier": 6,
-    "test_party": 3,
-    "test_lease": 10,
-    "test_gevent_handler": 60,
-    "test_eventlet_handler": 80,
-    "test_interrupt": 1,
     "test_sasl": 4,
 }
 

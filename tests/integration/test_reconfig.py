@@ -21,8 +21,8 @@ CONFIG = "/zookeeper/config"
 UNIMPLEMENTED, BAD_ARGUMENTS, NEW_CONFIG_NO_QUORUM = -6, -8, -13
 NO_AUTH, BAD_VERSION, RECONFIG_DISABLED = -102, -103, -123
 
-PASSWORD = "super:test"
-SUPER = "super:" + base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()  # noqa: S324
+PASSWORD = "super:test"  # noqa: S105
+SUPER = "super:" + base64.b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
 SETTINGS = {"reconfigEnabled": "true", "DigestAuthenticationProvider.superDigest": SUPER}
 
 

@@ -302,7 +302,15 @@ class Server:
         if self.core.pending is not None:
             world.statistics["leaders with a pending membership"] += 1
         self._first_epoch = epoch
-        self._broadcast(opening_zxid(epoch), [transactions.opening(opening_zxid(epoch))])
+        if world.slow_opening:
+            self._after(world.scheduler.between((0, world.slow_opening)), self._open_epoch, leading)
+        else:
+            self._open_epoch(leading)
+
+    def _open_epoch(self, leading: object) -> None:
+        if self.core.leading is leading and self.core.leading is not None:
+            zxid = self.core.leading.opening
+            self._broadcast(zxid, [transactions.opening(zxid)])
 
     def _forget(self) -> None:
         """What belongs to a role."""

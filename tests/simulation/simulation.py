@@ -51,6 +51,7 @@ class Simulation:
             world.keep_tail = random.choice((0, 1, 5))
         if random.random() < 0.3:
             world.roll_at = random.choice((4, 8, 20))
+        world.slow_opening = random.choice((0, 0, 30_000))
         world.transfer_pages = random.choice((1, 3, 8))
         world.transfer_breaks = random.choice((0.0, 0.0, 0.1, 0.3))
         self._reconfigures = random.random() < 0.4

@@ -66,6 +66,8 @@ class World:
         self.transfer_pages = 1
         self.transfer_breaks = 0.0
         self.fixed_pages = 0
+        #: A leader may be that slow to propose its first batch; followers get what it has behind that meanwhile.
+        self.slow_opening = 0
         #: Scenarios: one whose servers do not all stand for election.
         self.core_type = Core
         #: Clients have nothing more to ask.

@@ -109,6 +109,16 @@ class Client:
         if self.problem is not None:
             raise self.problem
 
+    def close(self) -> None:
+        """End the session, behind ``join``."""
+        wire.poll(self._close_once, f"the session of {self.name} can be closed")
+
+    def _close_once(self) -> bool:
+        session = self._connect()
+        if session is not None:
+            session.close()
+        return session is not None
+
     def _run(self) -> None:
         session: wire.Session | None = None
         try:
@@ -290,6 +300,11 @@ class EnsembleLoad:
             client.stop()
         for client in self.clients:
             client.join()
+
+    def close(self) -> None:
+        """End the sessions, lest they expire under another load's eyes. All servers have to serve."""
+        for client in self.clients:
+            client.close()
 
     def longest_gap(self) -> float:
         """The longest time in which no write was acknowledged, in seconds."""

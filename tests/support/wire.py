@@ -439,13 +439,16 @@ class Session(Connection):
         timeout: float = 20.0,
         context: Callable[[], str] | None = None,
         rcvbuf: int | None = None,
+        read_only: bool = False,
     ) -> None:
         super().__init__(port, timeout, context, rcvbuf)
         self.events: deque[Event] = deque()
         self.xid = 0
         self.last_zxid = last_zxid
         try:
-            reply = self.handshake(connect_request(timeout_ms, session_id, password, last_zxid=last_zxid))
+            reply = self.handshake(
+                connect_request(timeout_ms, session_id, password, last_zxid=last_zxid, read_only=read_only)
+            )
         except BaseException:
             self.drop()
             raise
@@ -455,6 +458,8 @@ class Session(Connection):
         self.session_id = reply.session_id
         self.password = reply.password
         self.timeout_ms = reply.timeout_ms
+        #: What the server said of itself.
+        self.read_only = reply.rest == b"\x01"
 
     def __enter__(self) -> Session:
         return self

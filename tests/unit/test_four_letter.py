@@ -15,6 +15,8 @@ from fastzk.server.four_letter import (
     COMMANDS,
     OPERATION_NAMES,
     ConnectionView,
+    EnsembleView,
+    LeaderView,
     ServerConf,
     ServerView,
     answer,
@@ -64,11 +66,20 @@ class View:
     watch_count: int = 5
     ephemerals_count: int = 3
     session_count: int = 2
+    local_session_count: int = 0
+    local_sessions: tuple[int, ...] | None = None
     approximate_data_size: int = 57
     open_file_descriptors: int = 269
     max_file_descriptors: int = 20000
     clients: list[Connection] = field(default_factory=list)
     resets: list[str] = field(default_factory=list)
+    place: EnsembleView | None = None
+
+    def ensemble(self) -> EnsembleView | None:
+        return self.place
+
+    def session_timeouts(self) -> Iterable[tuple[int, int]]:
+        return [(0x10000150C100001, 30000), (0x10000150C100000, 4000)]
 
     @property
     def connection_count(self) -> int:
@@ -82,6 +93,9 @@ class View:
 
     def session_expiries(self) -> Iterable[tuple[int, Collection[int]]]:
         return [(1795362188000, [3]), (1795362186000, [0x10000150C100000, -0x10000150C100001])]
+
+    def local_session_expiries(self) -> Iterable[tuple[int, Collection[int]]] | None:
+        return None if self.local_sessions is None else [(1795362186000, self.local_sessions)]
 
     def watches_by_path(self) -> Iterable[tuple[str, Collection[int]]]:
         return [("/a", [0x10000150C100000, 0x10000150C100001]), ("/nöpe", [0x10000150C100001])]
@@ -309,6 +323,88 @@ def test_mntr() -> None:
         "zk_auth_failed_count\t2\n"
         "zk_avg_fsynctime\t0.5\n"
     )
+
+
+# ---- members of an ensemble
+
+MEMBERSHIP = """\
+server.1=127.0.0.1:24811:24911:participant
+server.2=127.0.0.1:24812:24912:participant
+server.3=127.0.0.1:24813:24913:participant
+version=100000000"""
+FOLLOWER = EnsembleView("following - broadcast", 3, MEMBERSHIP, False, (10, 5), (24811,), (24911,))
+LEADER = replace(
+    FOLLOWER, peer_state="leading - broadcast", leader=LeaderView(3, 3, 1, 0, 0, 8071, (-1, -1, -1))
+)
+
+
+def test_srvr_and_stat_of_members() -> None:
+    assert say("srvr", View(mode="follower", place=FOLLOWER)).endswith("\nMode: follower\nNode count: 9\n")
+    leader = View(mode="leader", place=LEADER)
+    for word in ("srvr", "stat"):
+        assert say(word, leader).endswith("\nMode: leader\nNode count: 9\nProposal sizes last/min/max: -1/-1/-1\n")
+
+
+def test_conf_of_members() -> None:
+    assert say("conf", View(place=FOLLOWER)).endswith(
+        "serverId=0\n"
+        "initLimit=10\n"
+        "syncLimit=5\n"
+        "electionAlg=3\n"
+        "electionPort=24911\n"
+        "quorumPort=24811\n"
+        "peerType=0\n"
+        "membership: \n" + MEMBERSHIP
+    )
+    observer = replace(FOLLOWER, observer=True, quorum_ports=(1, 2), election_ports=(3, 4))
+    assert "\nelectionPort=3|4\nquorumPort=1|2\npeerType=1\n" in say("conf", View(place=observer))
+
+
+def test_mntr_of_a_leader() -> None:
+    keys = [line.split("\t") for line in say("mntr", View(mode="leader", place=LEADER)).splitlines()]
+    shown = (
+        "server_state peer_state ephemerals_count num_alive_connections avg_latency min_proposal_size "
+        "outstanding_requests znode_count global_sessions packets_sent packets_received max_proposal_size "
+        "synced_followers connection_drop_probability watch_count synced_non_voting_followers synced_observers "
+        "min_latency max_file_descriptor_count approximate_data_size open_file_descriptor_count last_proposal_size "
+        "pending_syncs leader_uptime local_sessions uptime max_latency learners quorum_size"
+    )
+    assert " ".join(key.removeprefix("zk_") for key, _ in keys[1:-2]) == shown
+    found = dict(keys)
+    assert found["zk_peer_state"] == "leading - broadcast"
+    assert [found[f"zk_{key}"] for key in ("learners", "synced_followers", "leader_uptime", "quorum_size")] == [
+        "3",
+        "3",
+        "8071",
+        "3",
+    ]
+
+
+def test_mntr_of_those_that_follow() -> None:
+    follower = say("mntr", View(mode="follower", place=FOLLOWER))
+    assert "\nzk_server_state\tfollower\nzk_peer_state\tfollowing - broadcast\nzk_ephemerals_count\t3\n" in follower
+    assert "\nzk_quorum_size\t3\n" in follower
+    assert not re.search("synced|proposal|leader|learners|observer", follower)
+    observer = say("mntr", View(mode="observer", place=replace(FOLLOWER, master_id=3)))
+    assert "\nzk_observer_master_id\t3\n" in observer
+
+
+def test_dump_of_one_that_follows_has_no_times() -> None:
+    assert say("dump", View(place=FOLLOWER)).startswith(
+        "SessionTracker dump:\n"
+        "Global Sessions(2):\n"
+        "0x10000150c100000\t4000ms\n"
+        "0x10000150c100001\t30000ms\n"
+        "ephemeral nodes dump:\n"
+    )
+    assert "Session Sets (" in say("dump", View(place=LEADER))
+
+
+@pytest.mark.parametrize("word", ["srvr", "stat", "mntr", "conf", "dump"])
+def test_a_member_without_a_leader_says_so(word: str) -> None:
+    view = View(serving=False, mode="looking", place=replace(FOLLOWER, peer_state="looking"))
+    assert say(word, view) == "This ZooKeeper instance is not currently serving requests\n"
+    assert say("isro", view) == "null"
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ class Line:
         self.heard_ns = clock.now_ns
         self.timeout_ms = timeout_ms
         self.ended = 0
+        self.local = False
 
     def end(self) -> None:
         self.ended += 1
@@ -169,7 +170,7 @@ def test_expiry_is_never_early_and_at_most_two_ticks_late(clock: Clock, seed: in
             if number not in gone:
                 assert clock.now_ns - since <= timeouts[number] * MS + 2 * tick_ns, number
     assert len(table) == 0
-    assert table._buckets == {}
+    assert len(table._deadlines) == 0
 
 
 def test_reopened_sessions_are_tried_again(clock: Clock) -> None:
@@ -324,3 +325,60 @@ def test_four_letter_words_and_garbage_before_a_session(parts: Parts) -> None:
     (reply,) = peer.replies()
     assert (reply.zxid, reply.err) == (-1, wire.UNIMPLEMENTED)
     assert peer.closed
+
+
+def test_local_sessions_cost_nobody_else_anything(clock: Clock) -> None:
+    table = new_sessions(server_id=3)
+    line = Line(clock, 4000)
+    number = table.open_local(4000)
+    assert number >> 56 == 3
+    table.attached(number, line)
+    assert line.local
+    assert (len(table), table.local_count, list(table), table.encode()) == (0, 1, [], b"")
+    assert table.heard_since(0) == []
+    clock.now_ns += 3000 * MS
+    table.detached(number, line)
+    assert table.expire_local() == []
+    clock.now_ns += 5000 * MS
+    assert table.expired() == []
+    assert table.expire_local() == [number]
+    assert table.get(number) is None
+    assert not table.attach(number, table.password(number), line)
+    assert len(table._local_deadlines) == 0
+
+
+def test_a_local_session_becomes_one_of_all_servers(clock: Clock) -> None:
+    table = new_sessions()
+    line = Line(clock)
+    number = table.open_local(10_000)
+    table.attached(number, line)
+    table.on_transaction(number, 10_000)
+    found = table.get(number)
+    assert found is not None
+    assert found.connection is line
+    assert (line.local, line.ended, len(table), table.local_count) == (False, 0, 1, 0)
+    table.on_transaction(number, 8000)  # asked for twice: it stays what it is
+    assert table.get(number) is found
+    assert (found.connection, found.timeout_ms) == (line, 8000)
+    clock.now_ns += 60_000 * MS
+    assert table.expire_local() == []
+    assert table.expired() == [number]
+    assert line.ended == 1
+    table.on_transaction(number, None)
+    assert table.get(number) is None
+
+
+def test_read_only_sessions_end_when_there_is_a_leader(clock: Clock) -> None:
+    table = new_sessions()
+    kept, over, line = table.open_local(4000), table.open_local(4000, read_only=True), Line(clock)
+    lasting = table.open_local(20_000, read_only=True)
+    table.attached(lasting, line)
+    clock.now_ns += 6000 * MS
+    line.heard_ns = clock.now_ns
+    assert sorted(table.expire_local()) == sorted([kept, over])
+    assert not table.may_be_elsewhere(over)  # it is known to have ended
+    assert not table.may_be_elsewhere(lasting)
+    assert table.may_be_elsewhere(kept - 1)
+    table.end_read_only()
+    assert (line.ended, table.local_count) == (1, 0)
+    assert table.may_be_elsewhere(over)

@@ -693,3 +693,102 @@ def test_a_log_of_another_store_is_refused_after_a_switch(member: Callable[..., 
     close(parts)
     with pytest.raises(LogCorruption, match="another store"):
         list(TxnLog(tmp_path / "a" / "log", store_id(leader)).recover(last))
+
+
+class TestDiverged:
+    """A server whose tree is wrong gets another one; its log, which is right, stays if it reaches beyond that."""
+
+    def prepared(self, member: Callable[..., Recovered], tmp_path: Path) -> tuple[StateReceiver, int, int]:
+        """A state for a follower whose log goes on behind it, sealed; its zxid, and the end of that log."""
+        leader, follower = member("leader"), member("follower")
+        last = fill(leader)
+        assert fill(follower) == last
+        end = write(follower, [create(last + 1, "/acknowledged", b"here")])
+        switch.mark_diverged(config(tmp_path / "follower"), "it differs")
+        sender = StateSender(leader.store, leader.log, leader.secret)
+        receiver = StateReceiver(config(tmp_path / "follower"), store_id(follower))
+        transfer(sender, receiver)
+        sender.close()
+        receiver.seal(keep_log=True)
+        close(follower)
+        return receiver, last, end
+
+    def check(self, parts: Recovered, last: int, end: int) -> None:
+        assert (parts.applier.zxid, parts.log.last_zxid) == (last, end)
+        assert parts.history is not None
+        assert parts.history.is_end(last)
+        behind = parts.history.after(last, 1 << 20)
+        assert [batch.last_zxid for batch in behind] == [end]
+        parts.applier.replay_batch(behind[0].payload)
+        assert parts.tree.slot(b"/acknowledged")
+
+    def test_the_log_stays(self, member: Callable[..., Recovered], tmp_path: Path) -> None:
+        receiver, last, end = self.prepared(member, tmp_path)
+        assert switch.has_diverged(config(tmp_path / "follower"))
+        receiver.install(end)
+        parts = member("follower")
+        self.check(parts, last, end)
+        assert not switch.has_diverged(config(tmp_path / "follower"))
+        # and it goes on as any other
+        write(parts, [create(end + 1, "/more", b"")])
+        checkpoint(parts)
+        close(parts)
+        assert member("follower").applier.zxid == end + 1
+
+    @pytest.mark.parametrize(
+        "wanted", ["complete", "renamed", "decided", "log switched", "key switched", "old state away", "state switched"]
+    )
+    def test_a_failure_at_any_step(
+        self, member: Callable[..., Recovered], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+    ) -> None:
+        receiver, last, end = self.prepared(member, tmp_path)
+
+        def reached(step: str) -> None:
+            if step == wanted:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(switch, "_reached", reached)
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  # in either of the two
+            receiver.install(end)
+            member("follower")
+        monkeypatch.undo()
+        parts = member("follower")
+        if wanted == "complete":  # before it is decided
+            assert switch.has_diverged(config(tmp_path / "follower"))
+            assert parts.log.last_zxid == end
+        else:
+            self.check(parts, last, end)
+
+    def test_a_state_beyond_the_log_replaces_it(self, member: Callable[..., Recovered], tmp_path: Path) -> None:
+        leader, follower = member("leader"), member("follower")
+        fill(follower, count=5)
+        last = fill(leader)
+        switch.mark_diverged(config(tmp_path / "follower"), "it differs")
+        receiver = StateReceiver(config(tmp_path / "follower"), store_id(follower))
+        transfer(StateSender(leader.store, leader.log, leader.secret), receiver)
+        receiver.seal()
+        receiver.install(follower.log.last_zxid)
+        close(follower)
+        parts = member("follower")
+        assert (parts.applier.zxid, parts.log.last_zxid, parts.log.segments) == (last, last, [])
+        assert not switch.has_diverged(config(tmp_path / "follower"))
+
+    def test_alone_it_does_not_start(self, member: Callable[..., Recovered], tmp_path: Path) -> None:
+        close(member("a"))
+        switch.mark_diverged(config(tmp_path / "a"), "it differs")
+        with pytest.raises(StartupError, match="differs from that of the ensemble"):
+            recover(config(tmp_path / "a"))
+
+
+def test_a_promise_older_than_the_log_is_noticed(member: Callable[..., Recovered], tmp_path: Path) -> None:
+    """From a backup, for instance: what was promised since is not known."""
+    parts = member("a")
+    promise = tmp_path / "a" / "promise"
+    before = promise.read_bytes()
+    assert parts.epochs is not None
+    parts.epochs.save(5, 2)
+    write(parts, [opening(5)])
+    close(parts)
+    promise.write_bytes(before)
+    with pytest.raises(StartupError, match="older than this server's log"):
+        member("a")

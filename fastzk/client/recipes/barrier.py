@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC109 -- kazoo's arguments have kazoo's names
 """Barriers: processes wait until others let them go on, or until enough of them have come."""
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class AsyncBarrier(BarrierCore):
         """Open it; False when it was open."""
         return await self._remove()
 
-    async def wait(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+    async def wait(self, timeout: float | None = None) -> bool:
         """See :meth:`Barrier.wait`."""
         return await self._cleared(timeout)
 
@@ -239,11 +240,11 @@ class DoubleBarrier(DoubleBarrierCore, SyncFace):
 class AsyncDoubleBarrier(DoubleBarrierCore):
     """:class:`DoubleBarrier` for asyncio."""
 
-    async def enter(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+    async def enter(self, timeout: float | None = None) -> bool:
         """See :meth:`DoubleBarrier.enter`."""
         return await self._enter(timeout)
 
-    async def leave(self, timeout: float | None = None) -> None:  # noqa: ASYNC109
+    async def leave(self, timeout: float | None = None) -> None:
         """See :meth:`DoubleBarrier.leave`."""
         await self._leave(timeout)
 

@@ -15,9 +15,7 @@ N = TypeVar("N", int, float)
 class CounterCore(Recipe, Generic[N]):
     """See :class:`Counter`."""
 
-    def __init__(
-        self, client: Operations, path: str, default: N | None = None, support_curator: bool = False
-    ) -> None:
+    def __init__(self, client: Operations, path: str, default: N | None = None, support_curator: bool = False) -> None:
         super().__init__(client, path)
         self.default: Any = 0 if default is None else default
         self.default_type: type[Any] = type(self.default)

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC109 -- kazoo's arguments have kazoo's names
 """Locks: the contenders stand in line as sequential znodes, and each watches the one before it.
 
 The layout is kazoo's: below the lock's znode, ``<32 hex digits>__lock__<10 digits>`` for exclusive contenders and
@@ -223,15 +224,15 @@ class LockCore(Recipe, Holding):
         names = await client.retried(client.get_children_async, self.path)
         line = sorted((found[1], name) for name in names if (found := self._all.search(name)))
         calls = [client.get_async(self._below(name)) for _, name in line]
-        found: list[str] = []
+        contenders: list[str] = []
         for call in calls:
             try:
                 data, _ = await call
             except NoNodeError:
                 continue
             if data is not None:
-                found.append(data.decode())
-        return found
+                contenders.append(data.decode())
+        return contenders
 
 
 class _Gone(Exception):
@@ -315,7 +316,7 @@ class Lock(LockCore, SyncFace):
 class AsyncLock(LockCore):
     """:class:`Lock` for asyncio: ``async with client.Lock("/locks/report"): ...``"""
 
-    async def acquire(self, blocking: bool = True, timeout: float | None = None, ephemeral: bool = True) -> bool:  # noqa: ASYNC109
+    async def acquire(self, blocking: bool = True, timeout: float | None = None, ephemeral: bool = True) -> bool:
         """See :meth:`Lock.acquire`. A cancelled one leaves the line."""
         return await self._acquire(blocking, timeout, ephemeral)
 

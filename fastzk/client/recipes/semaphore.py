@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC109 -- kazoo's arguments have kazoo's names
 """A semaphore: at most so many holders at once.
 
 As in kazoo, the znode's data are the number of leases, each child is a holder, and who wants to become one takes the
@@ -186,7 +187,7 @@ class SemaphoreCore(Recipe, Holding):
         holders: list[str] = []
         for call in [client.get_async(self._below(name)) for name in names]:
             with contextlib.suppress(NoNodeError):
-                (data, _), = await together((call,))
+                ((data, _),) = await together((call,))
                 holders.append((data or b"").decode())
         return holders
 
@@ -231,7 +232,7 @@ class Semaphore(SemaphoreCore, SyncFace):
 class AsyncSemaphore(SemaphoreCore):
     """:class:`Semaphore` for asyncio."""
 
-    async def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+    async def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """See :meth:`Semaphore.acquire`."""
         return await self._acquire(blocking, timeout)
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC109 -- kazoo's arguments have kazoo's names
 """What recipes are made of.
 
 The logic of each recipe is written once, as coroutines in a *core* class, against the ``*_async`` methods of either

@@ -185,9 +185,13 @@ class Leading(Role):
             self._greet(peer)
 
     def propose(self, proposal: Proposal) -> None:
-        """Broadcast a batch of this epoch."""
+        """Broadcast a batch of this epoch, or of the one before if the owner has not carried out ``Rolled`` yet."""
         core = self.core
-        require(proposal.epoch == self.epoch, f"a batch of epoch {proposal.epoch} is proposed in epoch {self.epoch}")
+        # One that was made before its maker knew of the later epoch still goes before the opening of that.
+        require(
+            self._first_epoch <= proposal.epoch <= self.epoch,
+            f"a batch of epoch {proposal.epoch} is proposed in epoch {self.epoch}",
+        )
         previous = core.history.last_zxid
         core.appended(proposal)
         for peer, progress in self.progress.items():

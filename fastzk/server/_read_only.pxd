@@ -1,0 +1,5 @@
+from fastzk.server._line cimport Line
+
+
+cdef class ReadOnly(Line):
+    pass

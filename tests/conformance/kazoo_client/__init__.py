@@ -1,0 +1,1 @@
+"""kazoo's own tests with fastzk.Client behind kazoo's name."""

@@ -1,0 +1,131 @@
+"""A pytest plugin that puts fastzk.Client behind the names of kazoo, for kazoo's own tests.
+
+    PYTHONPATH=tests python -m pytest -p conformance.kazoo_client.plugin --pyargs kazoo.tests.test_lock
+
+The package ``kazoo`` stays that of the wheel, with its tests and its harness; the modules with the client, the
+recipes, the errors and the states are replaced by ones that only rename. Nothing here repairs a difference.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+from fastzk import acl, errors
+from fastzk.client import recipes, results, states, watchers
+from fastzk.client.client import Client
+from fastzk.client.recipes import cache, lease, locks, partitioner, patient
+from fastzk.client.recipes.support import AcquireCancelled, LockTimeout
+from fastzk.client.retry import ForceRetryError, RetryFailedError, RetryPolicy
+from fastzk.protocol import OpCode
+
+
+def _module(name: str, **names: Any) -> ModuleType:
+    """Have ``import name`` find a module with these names."""
+    module = ModuleType(name)
+    module.__dict__.update(names)
+    sys.modules[name] = module
+    parent, _, child = name.rpartition(".")
+    if parent in sys.modules:
+        setattr(sys.modules[parent], child, module)
+    return module
+
+
+def _install() -> None:
+    # The greenlet handlers are about kazoo's own threads; without them its tests take the one with threads.
+    sys.modules["kazoo.handlers.gevent"] = sys.modules["kazoo.handlers.eventlet"] = None  # type: ignore[assignment]
+    from kazoo.handlers import threading as handlers  # noqa: PLC0415
+
+    handlers.KazooTimeoutError = errors.OperationTimeoutError
+    handlers.SequentialThreadingHandler.timeout_exception = errors.OperationTimeoutError
+    _module(
+        "kazoo.exceptions",
+        **{name: value for name, value in vars(errors).items() if name.endswith("Error")},
+        KazooException=errors.ZooKeeperError,
+        ZookeeperError=errors.ZooKeeperError,
+        ConnectionLoss=errors.ConnectionLossError,
+        NotReadOnlyCallError=errors.NotReadOnlyError,
+        ConfigurationError=(TypeError, ValueError),
+        CancelledError=AcquireCancelled,
+        LockTimeout=LockTimeout,
+    )
+    _module("kazoo.security", **{name: value for name, value in vars(acl).items() if not name.startswith("_")})
+    _module(
+        "kazoo.retry", KazooRetry=RetryPolicy, ForceRetryError=ForceRetryError, RetryFailedError=RetryFailedError
+    )
+    _module(
+        "kazoo.protocol.states",
+        KazooState=states.State,
+        KeeperState=states.KeeperState,
+        EventType=states.EventType,
+        WatchedEvent=results.WatchedEvent,
+    )
+    _module("kazoo.protocol.connection", _CONNECTION_DROP="drop", _SESSION_EXPIRED="expire")
+    _module("kazoo.recipe.lock", Lock=locks.Lock, ReadLock=locks.ReadLock, WriteLock=locks.WriteLock)
+    _module("kazoo.recipe.lease", **vars(lease))
+    _module("kazoo.recipe.cache", **vars(cache), TreeNode=cache.CachedNode)
+    _module("kazoo.recipe.partitioner", **vars(partitioner))
+    _module(
+        "kazoo.recipe.watchers",
+        DataWatch=watchers.DataWatch,
+        ChildrenWatch=watchers.ChildrenWatch,
+        PatientChildrenWatch=patient.PatientChildrenWatch,
+    )
+    _module("kazoo.client", KazooClient=KazooClient)
+
+
+class KazooClient(Client):
+    """fastzk.Client with the arguments that only kazoo has left out, and with what kazoo's harness asks for."""
+
+    def __init__(self, *args: Any, handler: Any = None, command_retry: Any = None, **options: Any) -> None:
+        from kazoo.handlers.threading import SequentialThreadingHandler  # noqa: PLC0415
+
+        #: Only a box of tools for the tests: locks, events and threads.
+        self.handler = handler or SequentialThreadingHandler()
+        for name in ("connection_retry", "logger", "max_retries"):
+            options.pop(name, None)
+        if isinstance(command_retry, Mapping):
+            known = {field.name for field in fields(RetryPolicy)}
+            command_retry = {name: value for name, value in command_retry.items() if name in known}
+        super().__init__(*args, command_retry=command_retry, **options)
+
+    def _call(self, what: str, _: object) -> None:
+        """What the harness and some tests break a connection with."""
+        wire = self._wire
+        assert wire is not None
+        if what == "expire":
+            ended = threading.Event()
+            self._channel.request(OpCode.CLOSE_SESSION, b"", False, None, None, _SessionEnd(self, ended.set))
+            wire.send()
+            assert ended.wait(10)
+        wire.shut("a test broke the connection")
+
+
+class _SessionEnd:
+    """The server ended the session: tell the client as if it had found out when it connected again."""
+
+    def __init__(self, client: KazooClient, told: Callable[[], None]) -> None:
+        self._client = client
+        self._told = told
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, value: object) -> None:
+        self._client._session._expired()
+        self._told()
+
+    def set_exception(self, error: object) -> None:
+        self._told()
+
+
+assert importlib.util.find_spec("kazoo.tests") is not None, "kazoo's wheel brings its tests"
+assert recipes.__all__
+_install()
+
+import conformance.kazoo_plugin  # noqa: E402, F401 -- starts the server; it imports the harness, and so the client
