@@ -198,6 +198,11 @@ class Operations:
         return (session.session_id, session.password) if self.connected else None
 
     @property
+    def auth_data(self) -> list[tuple[str, str]]:
+        """(scheme, credentials) as they are presented on each connection."""
+        return [(auth.scheme, auth.data.decode(errors="replace")) for auth in self._session._auths]
+
+    @property
     def session_timeout(self) -> float:
         """What the server gave, in seconds; before that what will be asked for."""
         return self._session.timeout
@@ -287,12 +292,16 @@ class Operations:
     # ---- requests that read
 
     def exists_async(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> Any:
+        if watch is not None:
+            _check_watch(watch)
         sink = self._new()
         self._channel.read(_EXISTS, path, watch, sink)
         self._made(sink, timeout, path)
         return sink
 
     def get_async(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> Any:
+        if watch is not None:
+            _check_watch(watch)
         sink = self._new()
         self._channel.read(_GET, path, watch, sink)
         self._made(sink, timeout, path)
@@ -306,6 +315,9 @@ class Operations:
         *,
         timeout: float | None = None,
     ) -> Any:
+        if watch is not None:
+            _check_watch(watch)
+        _check_flags(include_data)
         sink = self._new()
         self._channel.read(_CHILDREN2 if include_data else _CHILDREN, path, watch, sink)
         self._made(sink, timeout, path)
@@ -393,6 +405,7 @@ class Operations:
         self, path: str, version: int = -1, recursive: bool = False, *, timeout: float | None = None
     ) -> Any:
         if recursive:
+            _check_flags(recursive)
             return self.compose(self._delete_tree(path), timeout)
         sink = self._new()
         self._channel.delete(path, version, sink)
@@ -418,6 +431,7 @@ class Operations:
         raw = _OPEN_ACL if acl is None or acl is OPEN_ACL_UNSAFE else encode_acl(acl)
         op, flags, milliseconds = _kind_of_create(ephemeral, sequence, container, ttl, include_data)
         if makepath:
+            _check_flags(makepath)
             request = (op, path, value, raw, flags, milliseconds, include_data)
             return self.compose(self._create_below(request, acl), timeout)
         sink = self._new()
@@ -669,6 +683,7 @@ def _kind_of_create(
     ephemeral: bool, sequence: bool, container: bool, ttl: float | None, include_data: bool
 ) -> tuple[int, int, int]:
     """Opcode, flags and milliseconds of a create."""
+    _check_flags(ephemeral, sequence, include_data)
     if container:
         if ephemeral or sequence or ttl is not None:
             raise ValueError("a container is neither ephemeral nor sequential, and has no ttl")
@@ -795,6 +810,17 @@ class TransactionRequest:
 def _check_bytes(value: object) -> None:
     if value is not None and not isinstance(value, bytes):
         raise TypeError(f"data are bytes, not {type(value).__name__}")
+
+
+def _check_flags(*flags: object) -> None:
+    for flag in flags:
+        if flag is not True and flag is not False:
+            raise TypeError(f"a flag is True or False, not {flag!r}")
+
+
+def _check_watch(watch: object) -> None:
+    if not callable(watch):
+        raise TypeError(f"a watch is a function, not {watch!r}")
 
 
 def _check_int(version: object) -> None:

@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("fastzk.client")
 
 
+class WatchInUse(ZooKeeperError, ValueError):
+    """A DataWatch or ChildrenWatch has one function; make another one."""
+
+    what = "the watch has a function already"
+
+
 class _Watch:
     """What both have in common: one look at a time, again after each event and each new session."""
 
@@ -30,7 +36,7 @@ class _Watch:
         self._path = path
         self._function: Callable[..., object] | None = None
         self._over_sessions = over_sessions
-        self._lock = threading.RLock()
+        self._run_lock = threading.RLock()
         self._stopped = False
         self._lost = False
         if function is not None:
@@ -39,10 +45,10 @@ class _Watch:
     def __call__(self, function: Callable[..., object]) -> Callable[..., object]:
         """Begin; for use as a decorator.
 
-        :raises ValueError: when there is a function already.
+        :raises WatchInUse: when there is a function already.
         """
         if self._function is not None or self._stopped:
-            raise ValueError("a watch has one function")
+            raise WatchInUse(self._path)
         self._function = function
         self._prepare(function)
         self._client.add_listener(self._on_state)
@@ -66,7 +72,7 @@ class _Watch:
         raise NotImplementedError
 
     def _look(self, event: WatchedEvent | None) -> None:
-        with self._lock:
+        with self._run_lock:
             if not self._stopped and self._tell(event) is False:
                 self.stop()
 

