@@ -689,6 +689,9 @@ cdef class Tree:
         self.digest_value += self.data_digest(self.node(ROOT), fz_hash(b"", 0, DIGEST_SEED))
         try:
             for slot in range(self.next_slot - 1, <uint32_t>ROOT, -1):
+                if slot & 4095 == 0:
+                    with nogil:                      # a server that serves loads a received tree in another thread
+                        pass
                 node = self.node(slot)
                 if not node.flags & USED:
                     node.parent = self.free_head

@@ -97,7 +97,8 @@ logger = logging.getLogger("fastzk.server.connection")
 cdef inline bint is_write(int32_t op) noexcept nogil:
     return op in (
         OP_SET_DATA, OP_CREATE, OP_DELETE, OP_CREATE2, OP_MULTI, OP_SET_ACL, OP_CHECK, OP_CREATE_CONTAINER,
-        OP_CREATE_TTL, OP_DELETE_CONTAINER, OP_RECONFIG, OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS, OP_REMOVE_RECURSIVE,
+        OP_CREATE_TTL, OP_DELETE_CONTAINER, OP_RECONFIG, OP_CHECK_NOT_EXISTS, OP_CREATE_IF_NOT_EXISTS,
+        OP_REMOVE_RECURSIVE,
     )
 
 

@@ -31,7 +31,8 @@ from fastzk._log cimport LOG_HEADER_BYTES, Batch
 from fastzk.server._apply import ApplyError
 from fastzk.server._clients cimport fz_monotonic_ns, fz_wall_ms
 from fastzk.server._forward cimport (
-    FORWARD_HEADER_BYTES, FORWARD_LOCAL, OP_REVALIDATE, OUTCOME_ECHO, OUTCOME_ERROR, OUTCOME_MULTI_FAILED, OUTCOME_SYNC, OUTCOME_TXN,
+    FORWARD_HEADER_BYTES, FORWARD_LOCAL, OP_REVALIDATE, OUTCOME_ECHO, OUTCOME_ERROR, OUTCOME_MULTI_FAILED,
+    OUTCOME_SYNC, OUTCOME_TXN,
     OUTCOME_TXN_PLANNED,
 )
 from fastzk.server._line cimport (

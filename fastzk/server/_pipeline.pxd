@@ -54,6 +54,7 @@ cdef class Pipeline(Line):
     cdef int64_t opening             # zxid of the epoch's first transaction
     cdef int64_t inherited           # what has to be applied before it
     cdef bint exhausted              # the epoch has no zxids left
+    cdef bint sealed                 # the log is given nothing more
     cdef readonly Owners owners
     cdef public object on_submit     # (Batch): it goes to the disk; broadcast it
     cdef public object send_outcome  # (server id, OUTCOME frame)

@@ -86,6 +86,9 @@ class Pipeline(Line):
     def pending_syncs(self) -> int:
         """Confirmations of the leadership that syncs wait for, and frames of other servers' syncs that do."""
 
+    def seal(self) -> None:
+        """It leads no more: what is in the log is still answered, and nothing goes there. ``close`` follows soon."""
+
     def reset_proposals(self) -> None:
         """Forget the sizes of transactions so far."""
 

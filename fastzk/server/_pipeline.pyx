@@ -358,7 +358,7 @@ cdef class Pipeline(Line):
 
     cdef int submit(self) except -1:
         cdef Round round = self.open
-        if round.size == 0:
+        if round.size == 0 or self.sealed:
             return 0
         if self.outcomes.n:
             self.tell()                              # before the batch is
@@ -521,6 +521,10 @@ cdef class Pipeline(Line):
         """Confirmations of the leadership that syncs wait for, and frames of other servers' syncs that do."""
         return len(self.confirming) + len(self.held)
 
+    def seal(self) -> None:
+        """It leads no more: what is in the log is still answered, and nothing goes there. ``close`` follows soon."""
+        self.sealed = self.exhausted = True
+
     def reset_proposals(self) -> None:
         """Forget the sizes of transactions so far."""
         self.last_proposal = self.least_proposal = self.most_proposal = -1
@@ -542,6 +546,7 @@ cdef class Pipeline(Line):
         if zxid <= self.inherited:
             raise ValueError(f"epoch {epoch} does not follow 0x{self.inherited:x}")
         self.mode = MODE_OPENING
+        self.sealed = False
         self.opening = zxid
         self.submitted = self.durable = self.committed = self.applier.zxid
         self.confirmed_round = -1

@@ -376,6 +376,7 @@ class Ensemble:
     def _schedule(self) -> None:
         if self._serving and self.core.leading is None and not self._busy:
             # Not a moment longer: what the pipeline gave to the log now, nobody would broadcast.
+            self._pipeline.seal()
             self._carry_out_now()
         if not self._scheduled:
             self._scheduled = True
@@ -561,8 +562,15 @@ class Ensemble:
 
     def _reconfigured(self, membership: Membership) -> None:
         """A new membership is committed. If this server leads no longer with it, who asked for that hears so first."""
-        if self._serving:
-            self._pipeline.commit_to(membership.version)
+        if not self._serving:
+            return
+        if self.core.leading is None:
+            # The others may have been quicker than this server's disk, and afterwards it is too late to answer.
+            while self._log.durable_zxid < membership.version:
+                select.select([self._log.event_fd], [], [])
+                self._take_done()
+            self._pipeline.durable_to(self._log.durable_zxid)
+        self._pipeline.commit_to(membership.version)
 
     def _retire(self) -> None:
         """Serve nobody any more if this server does not belong to the ensemble, once it has applied that."""

@@ -416,6 +416,25 @@ def test_an_epoch_rolls_over_under_load(ensemble: Ensemble) -> None:
         pipeline.roll_epoch(ensemble.epoch)
 
 
+def test_a_sealed_pipeline_answers_what_is_in_the_log_and_adds_nothing(ensemble: Ensemble) -> None:
+    leader = ensemble.members[1]
+    first, second = connect(ensemble, 1), connect(ensemble, 1)
+    logged = leader.parts.log.last_zxid
+    first.send(wire.create("/logged"))
+    leader.turn()
+    assert leader.parts.log.last_zxid == logged + 1
+    second.send(wire.create("/open"))  # waits for the log to be free
+    leader.parts.pipeline.seal()
+    ensemble.settle()
+    assert [reply.err for reply in first.replies()] == [0]
+    second.send(wire.create("/late"))
+    ensemble.settle()
+    assert second.replies() == []
+    assert leader.parts.log.last_zxid == logged + 1
+    leader.parts.pipeline.close("it leads no more")
+    assert second.connection.closed
+
+
 # -- frames ---------------------------------------------------------------------------------------------------
 
 
