@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import socket
@@ -91,6 +92,9 @@ class EphemeralServer:
         """Start the process and return at once."""
         if self.running:
             return
+        # The same fastzk as this process has, from wherever it was imported.
+        package = Path(__file__).parents[2]
+        paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "fastzk.server.cli", str(self._config)],
@@ -98,6 +102,7 @@ class EphemeralServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
 
     def start(self, timeout: float = 60.0) -> Self:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import time
 from typing import TYPE_CHECKING
 
 from fastzk._codec import encode, encode_frame
@@ -23,6 +25,7 @@ def expire_session(client: Operations, host: str | None = None, port: int | None
     :param host: the server to tell; the client's first one where it is None.
     :param port: of that server.
     :raises ValueError: when the client is not connected.
+    :raises TimeoutError: when the server does not do it.
     """
     identity = client.client_id
     if identity is None:
@@ -31,8 +34,26 @@ def expire_session(client: Operations, host: str | None = None, port: int | None
     session_id, password = identity
     take_over = encode(ConnectRequest, (0, 0, round(client.session_timeout * 1000), session_id, password, False))
     close = encode(RequestHeader, (1, OpCode.CLOSE_SESSION))
-    with socket.create_connection(server, timeout=10.0) as sock:
-        # In one go, so that the client cannot take its session back in between.
-        sock.sendall(encode_frame(take_over) + encode_frame(close))
-        while sock.recv(65536):
-            pass
+    until = time.monotonic() + 10.0
+    while not _ended(server, encode_frame(take_over) + encode_frame(close)):
+        if time.monotonic() >= until:
+            raise TimeoutError("the server does not end the session")
+
+
+def _ended(server: tuple[str, int], frames: bytes) -> bool:
+    """Whether the server has closed the session, or did not know it any more."""
+    received = b""
+    try:
+        with socket.create_connection(server, timeout=10.0) as sock:
+            # In one go; but the client may still take its session back before the second frame is read.
+            sock.sendall(frames)
+            while chunk := sock.recv(65536):
+                received += chunk
+    except OSError:
+        pass
+    if len(received) < 12:
+        return False
+    length: int
+    timeout_ms: int
+    length, _, timeout_ms = struct.unpack_from(">iii", received)
+    return timeout_ms <= 0 or len(received) > 4 + length

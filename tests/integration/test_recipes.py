@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC110 -- tests look again and again
 """The recipes with both clients, beside kazoo's where they share znodes, over broken connections and lost sessions."""
 
 from __future__ import annotations
@@ -555,7 +556,7 @@ def test_barriers(zk: Client, other: Client) -> None:
         steps.append("out")
 
     first = spawn(lambda: work(zk))
-    poll(lambda: len(zk.exists("/d") and zk.get_children("/d") or ()) == 1, "one is there", 30)
+    poll(lambda: len((zk.exists("/d") and zk.get_children("/d")) or ()) == 1, "one is there", 30)
     assert steps == []
     second = spawn(lambda: work(other))
     poll(lambda: steps == ["in", "in"], "both are in", 30)

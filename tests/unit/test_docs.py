@@ -82,22 +82,24 @@ def test_architecture_names_functions_and_nearly_every_file() -> None:
     assert not {module for module in modules if module not in text}
 
 
-def messages() -> Iterator[tuple[str, str]]:
-    """(file, format) of each log call at warning level and above."""
+def messages(of_client: bool) -> Iterator[tuple[str, str]]:
+    """(file, format) of each log call at warning level and above, of the client or of everything else."""
     call = re.compile(
         r"""\b_?log(?:ger)?\.(?:warning|error|critical|exception)\(\s*((?:"(?:[^"\\\n]|\\.)*"\s*)+)"""
     )
     for source in SOURCES:
-        for literals in call.findall(source.read_text()):
-            yield source.name, ast.literal_eval(f"({literals})")
+        if (ROOT / "fastzk" / "client" in source.parents) == of_client:
+            for literals in call.findall(source.read_text()):
+                yield source.name, ast.literal_eval(f"({literals})")
 
 
-def test_every_warning_is_explained() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
-    found = list(messages())
-    assert len(found) >= 15
+@pytest.mark.parametrize(("document", "of_client", "least"), [("operations.md", False, 15), ("client.md", True, 7)])
+def test_every_warning_is_explained(document: str, of_client: bool, least: int) -> None:
+    text = (ROOT / "docs" / document).read_text()
+    found = list(messages(of_client))
+    assert len(found) >= least
     for source, message in found:
         # The longest piece between two placeholders identifies a message; "%s" alone has none.
         piece = max(re.split(r"(?:0x)?%[#\d.]*[a-z]", message), key=len).strip(" :;")
         if len(piece) > 1:
-            assert piece in text, f"{source}: {message!r} is not in docs/operations.md"
+            assert piece in text, f"{source}: {message!r} is not in docs/{document}"
