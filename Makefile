@@ -8,6 +8,8 @@ TESTS ?= tests
 # How many frames `make fuzz` sends, and from which seed: make fuzz FRAMES=1000000 SEED=7
 FRAMES ?= 1000000
 SEED ?= 1
+# Tests that run at a time. Many wait for servers more than they compute: two for each processor.
+WORKERS ?= $(shell expr 2 \* $$(nproc))
 # Which seeds to simulate.
 SEEDS ?= 1-1000
 VENV := .venv
@@ -56,7 +58,7 @@ $(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed
 	@touch $@
 
 test: $(VENV)/.built $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 # A copy, because a checked extension does not load without the sanitizer's library. tar keeps the times of the
 # files, so only what has changed is compiled again.

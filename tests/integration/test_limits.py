@@ -208,8 +208,10 @@ def test_frames_above_jute_maxbuffer_close_only_their_connection(new_server: Ser
         assert server.rss_bytes < 300 << 20
 
 
-def test_a_reply_may_exceed_jute_maxbuffer(server: Server) -> None:
-    """The limit is for requests: a long list of children is answered, not refused."""
+def test_a_reply_may_exceed_jute_maxbuffer(new_server: ServerFactory) -> None:
+    """With ``maxReplyBytes=0``, as in ZooKeeper, the limit is for requests: a long list of children is answered."""
+    server = new_server({"maxReplyBytes": "0"})
+    server.start()
     with server.session() as zk:
         zk.create("/parent")
         for start in range(0, 6000, 500):

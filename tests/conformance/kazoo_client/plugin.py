@@ -58,9 +58,7 @@ def _install() -> None:
         LockTimeout=LockTimeout,
     )
     _module("kazoo.security", **{name: value for name, value in vars(acl).items() if not name.startswith("_")})
-    _module(
-        "kazoo.retry", KazooRetry=RetryPolicy, ForceRetryError=ForceRetryError, RetryFailedError=RetryFailedError
-    )
+    _module("kazoo.retry", KazooRetry=RetryPolicy, ForceRetryError=ForceRetryError, RetryFailedError=RetryFailedError)
     _module(
         "kazoo.protocol.states",
         KazooState=states.State,
