@@ -1009,6 +1009,7 @@ def test_purging_makes_room(tmp_path: Path, open_log: Callable[..., TxnLog]) -> 
     while not log.no_space:
         put(log, last + 1, 1, 9000)
         last += 1
+        time.sleep(0.02)  # the thread that prepares segments has to find out before the spare ones are full
     log.purge(last)
     # the purged segments are taken for new ones, which needs no space
     until(lambda: not log.no_space)
