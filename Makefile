@@ -8,8 +8,8 @@ TESTS ?= tests
 # How many frames `make fuzz` sends, and from which seed: make fuzz FRAMES=1000000 SEED=7
 FRAMES ?= 1000000
 SEED ?= 1
-# Tests that run at a time. Many wait for servers more than they compute: two for each processor.
-WORKERS ?= $(shell expr 2 \* $$(nproc))
+# Tests that run at a time. Many wait for servers more than they compute: one more than there are processors.
+WORKERS ?= $(shell expr 1 + $$(nproc))
 # Which seeds to simulate.
 SEEDS ?= 1-1000
 VENV := .venv

@@ -114,8 +114,15 @@ def environment(first_port: int, folder: Path) -> dict[str, str]:
     return found
 
 
+#: On a busy machine a client that is refused has been seen to run into kazoo's time limit before it hears of that: by
+#: hand until that is understood. Against one server the module is run by test_kazoo_suite.py.
+BY_HAND = {"test_sasl"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [each for each in MODULES if os.environ.get("FASTZK_BY_HAND") or each not in BY_HAND]
+)
 def test_kazoo_module(module: str, ports: int, tmp_path: Path) -> None:
     require(
         all(map(importlib.util.find_spec, ("jks", "OpenSSL", "puresasl", "gevent", "eventlet", "objgraph"))),
