@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import struct
 from collections.abc import Iterator, Mapping
@@ -238,8 +239,10 @@ def test_everything_is_still_there_after_a_restart_of_all(three: Growing) -> Non
 def test_a_whole_membership(three: Growing) -> None:
     with three.admin(2) as session:
         lines = ",".join([three.line(3), three.line(2), three.line(1, observer=True)])
-        text = reconfig(session, members=lines)
-        assert servers_in(text) == [1, 2, 3]
+        # If server 1 leads it may stop to before its answer is here: then the connection is closed, as after every
+        # loss of a leader, and what became of the request shows below.
+        with contextlib.suppress(wire.Closed):
+            assert servers_in(reconfig(session, members=lines)) == [1, 2, 3]
     eventually(lambda: three.mode(1) == "observer", "server 1 observes", three)
     assert refused_by_all(three, RECONFIG_DISABLED) == []
 
