@@ -11,10 +11,7 @@ import fcntl
 import importlib.util
 import os
 import random
-import re
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +20,8 @@ from typing import NamedTuple
 
 import pytest
 from support.servers import ZooKeeperServer, require
+
+from . import kazoo_run
 
 HERE = Path(__file__).parent
 KIND = os.environ.get("FASTZK_TEST_SERVER", "fastzk")
@@ -92,16 +91,11 @@ def ports() -> Iterator[int]:
 
 
 def environment(first_port: int, folder: Path) -> dict[str, str]:
-    """What kazoo's harness takes from the environment, and nothing of the outer run's options."""
-    found = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ZOOKEEPER_", "KRB5"))
-    }
-    # with it kazoo compares the server's version with ZOOKEEPER_VERSION
-    found.pop("CI", None)
+    """What kazoo's harness takes from the environment."""
+    found = kazoo_run.environment(without=["KRB5"])
     found["ZOOKEEPER_VERSION"] = "3.8.0"
     found["ZOOKEEPER_PORT_OFFSET"] = str(first_port)
     found["TMPDIR"] = str(folder)  # for the servers' directories
-    found["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     if KIND == "zookeeper":
         jars = ZooKeeperServer.jars
         found["ZOOKEEPER_CLASSPATH"] = f"{jars}/zookeeper.jar:{jars}/slf4j-nop.jar:{jars}/*"
@@ -114,15 +108,8 @@ def environment(first_port: int, folder: Path) -> dict[str, str]:
     return found
 
 
-#: On a busy machine a client that is refused has been seen to run into kazoo's time limit before it hears of that: by
-#: hand until that is understood. Against one server the module is run by test_kazoo_suite.py.
-BY_HAND = {"test_sasl"}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "module", [each for each in MODULES if os.environ.get("FASTZK_BY_HAND") or each not in BY_HAND]
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_kazoo_module(module: str, ports: int, tmp_path: Path) -> None:
     require(
         all(map(importlib.util.find_spec, ("jks", "OpenSSL", "puresasl", "gevent", "eventlet", "objgraph"))),
@@ -130,27 +117,7 @@ def test_kazoo_module(module: str, ports: int, tmp_path: Path) -> None:
     )
     if KIND == "zookeeper":
         require(ZooKeeperServer.missing() is None, f"Apache ZooKeeper: {ZooKeeperServer.missing()}")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rfEs", "--tb=short"]
-    # a session of its own, so that the servers it starts can be ended with it should it hang
-    process = subprocess.Popen(
-        [*command, "--pyargs", f"kazoo.tests.{module}"],
-        cwd=tmp_path,
-        env=environment(ports, tmp_path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=600)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"kazoo.tests.{module} hangs\n{output[-20_000:]}")
-    report = output[-20_000:]
-    counts = {word: int(number) for number, word in re.findall(r"(\d+) (passed|skipped|failed|error)", output)}
+    outcome = kazoo_run.run([module], [], cwd=tmp_path, env=environment(ports, tmp_path), seconds=600)
     expected = MODULES[module]
-    assert process.returncode == 0, report
-    assert counts.get("passed", 0) >= expected.passed, f"fewer tests than expected passed\n{report}"
-    assert counts.get("skipped", 0) <= expected.skipped, f"more tests than expected were skipped\n{report}"
+    assert outcome.passed >= expected.passed, f"fewer tests than expected passed\n{outcome.report}"
+    assert outcome.skipped <= expected.skipped, f"more tests than expected were skipped\n{outcome.report}"

@@ -1,25 +1,21 @@
-"""kazoo's own tests, which its wheel carries, against one server of ours: the modules in which the server matters.
-
-The whole suite runs against an ensemble: see ``test_kazoo_ensemble.py``.
+"""kazoo's own tests, which its wheel carries, against one server: all modules that have to do with a server.
 
 No failure is expected. What is deselected cannot work with a single server, and fails in the same way with
 a single Apache ZooKeeper (``FASTZK_TEST_SERVER=zookeeper`` runs everything here against that; there
 ``test_request_queuing_session_recovered`` may fail too, since Java takes longer to come back than kazoo
-waits).
+waits). ``test_kazoo_ensemble.py`` runs the whole suite against three servers.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.servers import ZooKeeperServer, require
+
+from . import kazoo_run
 
 TESTS = Path(__file__).parent.parent
 
@@ -36,10 +32,21 @@ LEFT_OUT_OF_ZOOKEEPER = ["ssl", "sasl"]
 #: of names empties the selection unseen (kazoo 2.11 has a few more).
 MODULES = {
     "test_client": 96,
+    "test_eventlet_handler": 80,
+    "test_gevent_handler": 60,
     "test_connection": 8,
     "test_lock": 25,
+    "test_cache": 15,
     "test_watchers": 20,
+    "test_lease": 10,
+    "test_queue": 10,
+    "test_partitioner": 6,
+    "test_barrier": 6,
     "test_sasl": 4,
+    "test_counter": 4,
+    "test_party": 3,
+    "test_election": 2,
+    "test_interrupt": 1,
 }
 
 
@@ -56,35 +63,11 @@ def test_kazoo_module(module: str, tmp_path: Path) -> None:
             pytest.skip("these need fastzk")
         left_out += LEFT_OUT_OF_ZOOKEEPER
         require(ZooKeeperServer.missing() is None, f"Apache ZooKeeper: {ZooKeeperServer.missing()}")
-    environment = dict(os.environ)
-    for name in list(environment):
-        # neither the options of the outer run nor an ensemble of somebody's own
-        if name.startswith(("PYTEST_", "ZOOKEEPER_")):
-            del environment[name]
-    environment.pop("CI", None)  # kazoo would compare the server's version with ZOOKEEPER_VERSION
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), *sys.path]))
-    command = [sys.executable, "-m", "pytest", "-p", "conformance.kazoo_plugin", "-p", "no:cacheprovider"]
-    command += ["-q", "-rfE", "--tb=short", "--pyargs", f"kazoo.tests.{module}"]
-    command += ["-k", " and ".join(f"not {word}" for word in left_out)]
-    # a session of its own, so that the servers it starts can be ended with it should it hang
-    process = subprocess.Popen(
-        command,
+    outcome = kazoo_run.run(
+        [module],
+        ["-p", "conformance.kazoo_plugin", "-k", " and ".join(f"not {word}" for word in left_out)],
         cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+        env=kazoo_run.environment(TESTS),
+        seconds=300,
     )
-    try:
-        output, _ = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"kazoo.tests.{module} hangs\n{output[-20_000:]}")
-    passed = re.search(r"(\d+) passed", output)
-    report = output[-20_000:]
-    assert process.returncode == 0, report
-    assert passed is not None, report
-    assert int(passed[1]) >= MODULES[module], f"fewer tests than expected ran\n{report}"
+    assert outcome.passed >= MODULES[module], f"fewer tests than expected ran\n{outcome.report}"
