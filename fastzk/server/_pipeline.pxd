@@ -57,7 +57,7 @@ cdef class Pipeline(Line):
     cdef bint sealed                 # the log is given nothing more
     cdef readonly Owners owners
     cdef public object on_submit     # (Batch): it goes to the disk; broadcast it
-    cdef public object send_outcome  # (server id, OUTCOME frame)
+    cdef public object send_outcome  # (server id, OUTCOME frame, whether a batch follows soon)
     cdef public object confirm       # () -> number of a round that confirms the leader
     cdef public object reconfigure   # see Pipeline.reconfigure in the .pyi; None: reconfigEnabled is false
     cdef public object on_claim      # (session, server id, timeout in ms): its client has connected there

@@ -24,7 +24,8 @@ class Pipeline(Line):
     #: Leading: a batch was given to the log; broadcast it. It stays as it is for as long as anybody refers to it.
     on_submit: Callable[[Batch], object] | None
     #: Leading: send an OUTCOME frame to a server (its id, the frame), ahead of what ``on_submit`` is given after it.
-    send_outcome: Callable[[int, bytes], object]
+    #: If the third argument is True that comes soon, and the frame may go along with it.
+    send_outcome: Callable[[int, bytes, bool], object]
     #: Leading: have a quorum confirm, from now on, that this server leads; the number for ``confirmed_to``, which
     #: grows. Called at most once per turn of the loop.
     confirm: Callable[[], int]

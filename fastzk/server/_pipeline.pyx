@@ -354,7 +354,12 @@ cdef class Pipeline(Line):
             self.on_failure(error)
 
     cdef bint log_free(self) noexcept:
-        return self.submitted <= self.durable
+        # Whether the open round goes to the log now. While one is on its way to the disk it grows. Behind one that
+        # only waits for the others' disks it goes if it is half as large as all that wait for them: each batch costs
+        # every server of an ensemble the same, however small it is, and one client alone never waits for another.
+        return self.submitted <= self.durable and (
+            self.submitted <= self.committed or 2 * <int64_t>self.open.batch.count >= self.submitted - self.committed
+        )
 
     cdef int submit(self) except -1:
         cdef Round round = self.open
@@ -623,6 +628,8 @@ cdef class Pipeline(Line):
         """Everything up to ``zxid`` is committed: answer what is durable here, too."""
         if zxid > self.committed:
             self.committed = zxid
+            if self.log_free():
+                self.submit()
             self.advance()
             self.settle()
 
@@ -644,7 +651,7 @@ cdef class Pipeline(Line):
             self.confirmed = self.confirming.popleft()[1]
         while self.held and self.held[0][0] <= self.confirmed:
             _, server, frame = self.held.popleft()
-            self.send_outcome(server, frame)
+            self.send_outcome(server, frame, False)
         self.advance()
         self.settle()
 
@@ -798,7 +805,7 @@ cdef class Pipeline(Line):
         if self.outcomes.n:
             frame = (<const uint8_t*>self.outcomes.p)[:self.outcomes.n]
             self.outcomes.n = 0
-            self.send_outcome(self.asker, frame)
+            self.send_outcome(self.asker, frame, self.open.batch.count > 0)
         return 0
 
     def close(self, reason: str) -> None:

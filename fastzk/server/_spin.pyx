@@ -4,13 +4,16 @@ Waking a sleeping thread costs tens of microseconds, on a virtual machine often 
 events come in quick succession the event loop therefore polls for a moment instead of sleeping: it schedules a
 turn of nothing, which makes the loop's next poll return at once. A server with little to do sleeps as before:
 polling begins only when the mean time between events is shorter than what it may poll. Between two polls whoever
-else wants the processor gets it: where several servers share a few, the one with work to do goes first.
+else wants the processor gets it, and if somebody took it the loop goes to sleep: where several servers share a few
+processors, polling would only keep those waiting that have work to do.
 """
 
 from fastzk.server._clients cimport fz_monotonic_ns
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
+
+cdef int64_t TAKEN_NS = 20_000  # sched_yield itself takes a microsecond
 
 
 cdef class Spinner:
@@ -41,8 +44,10 @@ cdef class Spinner:
 
     def turn(self) -> None:
         """Called by the event loop: go on polling, or stop."""
-        if fz_monotonic_ns() < self.until_ns:
+        cdef int64_t now_ns = fz_monotonic_ns()
+        self.active = False
+        if now_ns < self.until_ns:
             sched_yield()
-            self.loop.call_soon(self.again)
-        else:
-            self.active = False
+            if fz_monotonic_ns() - now_ns < TAKEN_NS:
+                self.active = True
+                self.loop.call_soon(self.again)

@@ -35,14 +35,9 @@ _SURROGATE = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
 _HEX = re.compile(r"[+-]?[0-9a-fA-F]{1,4}\Z")
 
 
-class Identified(Protocol):
+class Identified(sasl.Identified, Protocol):
     """What authentication needs of a client's connection."""
 
-    @property
-    def host(self) -> str: ...
-    @property
-    def session_id(self) -> int: ...
-    def add_identity(self, scheme: str, who: str) -> None: ...
     def identities(self) -> list[Identity]: ...
 
 

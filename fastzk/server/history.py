@@ -31,26 +31,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
 from typing import Final
 
-from fastzk._log import LogHold, TxnLog, iter_records
-from fastzk.server.zab.messages import Proposal
+from fastzk._log import LogHold, TxnLog
+from fastzk.server.zab.messages import Proposal, follows
 
 MEMORY_BYTES: Final = 32 << 20
 KEEP_TXNS: Final = 250_000
 KEEP_BYTES: Final = 256 << 20
-_READ_BYTES: Final = 1 << 20
 # What a batch in memory costs beside its payload: a bytes object, a Proposal, three ints.
 _OVERHEAD: Final = 240
-
-
-def follows(zxid: int, before: int) -> bool:
-    """Whether a batch that begins with ``zxid`` may stand behind one that ends with ``before``.
-
-    That is the next number of the same epoch, or number 1 of any newer one.
-    """
-    return zxid == before + 1 or (zxid & 0xFFFF_FFFF == 1 and zxid >> 32 > before >> 32)
 
 
 class History:
@@ -124,32 +114,6 @@ class History:
             at += 1
         return found
 
-    def batches(self, after: int, upto: int) -> Iterator[Proposal]:
-        """The batches that reach beyond zxid ``after``, up to the one that ends with ``upto`` (or the last before it).
-
-        For applying what was not applied yet: the first may begin at or before ``after``, if a checkpoint was made in
-        its middle. Raises KeyError if ``after`` lies before ``base_zxid``, and as ``after()`` does.
-        """
-        at = self.floor(after)
-        if at < 0:
-            raise KeyError(after)
-        while at < upto:
-            batches = self.after(at, _READ_BYTES)
-            if not batches:
-                return
-            for batch in batches:
-                if batch.last_zxid > upto:
-                    return
-                yield batch
-            at = batches[-1].last_zxid
-
-    def records(self, after: int, upto: int) -> Iterator[tuple[int, memoryview]]:
-        """Every transaction after zxid ``after`` up to ``upto``, as (zxid, record). Raises as ``batches`` does."""
-        for batch in self.batches(after, upto):
-            for zxid, record in enumerate(iter_records(batch.payload), batch.first_zxid):
-                if zxid > after:
-                    yield zxid, record
-
     # -- changing -------------------------------------------------------------------------------------------
 
     def append(self, proposal: Proposal) -> None:
@@ -157,7 +121,7 @@ class History:
 
         Raises ValueError if it does not follow ``last_zxid``.
         """
-        if not follows(proposal.first_zxid, self.last_zxid):
+        if not follows(self.last_zxid, proposal.first_zxid):
             raise ValueError(f"zxid {proposal.first_zxid:#x} does not follow {self.last_zxid:#x}")
         self._ends.append(proposal.last_zxid)
         self.last_zxid = proposal.last_zxid
@@ -197,13 +161,6 @@ class History:
         self._recent_at = max(self._recent_at + self._gone - i, 0)
         self._gone = 0
         self.base_zxid = base_zxid
-
-    def reset(self, zxid: int) -> None:
-        """Forget everything: the log is empty and begins behind ``zxid``."""
-        self._ends = array("q")
-        self._recent = []
-        self._recent_at = self._gone = self._recent_bytes = 0
-        self.base_zxid = self.last_zxid = zxid
 
     # -- keeping house --------------------------------------------------------------------------------------
 

@@ -69,9 +69,8 @@ class Peers:
     link between them. None of the callbacks is called from within ``send``, ``flush`` or ``drop``.
     ``on_failure``: gets what a callback raised, or anything else that must not be lived with.
 
-    ``ensemble``, ``secret``, ``versions``: see ``Credentials``. ``tls``: None for connections in the open.
-    ``check_address``: whether a server must come from an address of its configured host; None means that this is
-    asked if nothing better proves who it is, neither a secret nor TLS.
+    ``secret``, ``versions``: see ``Credentials``. ``tls``: None for connections in the open. If neither a secret nor
+    TLS proves who a server is, it must come from an address of its configured host.
 
     ``keep_alive_ms``: a link that carried nothing for so long carries a keep-alive. ``silence_ms``: one that
     heard nothing for so long is given up; at least twice ``keep_alive_ms`` of the other side.
@@ -91,11 +90,9 @@ class Peers:
         on_connected: Callable[[int], object],
         on_disconnected: Callable[[int, str], object],
         on_failure: Callable[[BaseException], object],
-        ensemble: str = "",
         secret: bytes | None = None,
         versions: tuple[int, int] = VERSIONS,
         tls: PeerTls | None = None,
-        check_address: bool | None = None,
         keep_alive_ms: int = 500,
         silence_ms: int = 4000,
         connect_timeout_ms: int = 2000,
@@ -112,9 +109,9 @@ class Peers:
         self._on_connected = on_connected
         self._on_disconnected = on_disconnected
         self._on_failure = on_failure
-        self._credentials = Credentials(my_id, secret, ensemble, versions)
+        self._credentials = Credentials(my_id, secret, versions=versions)
         self._tls = tls
-        self._check_address = secret is None and tls is None if check_address is None else check_address
+        self._check_address = secret is None and tls is None
         self._keep_alive = keep_alive_ms / 1000
         self._silence = silence_ms / 1000
         self._connect_seconds = connect_timeout_ms / 1000
@@ -124,7 +121,6 @@ class Peers:
         self._members: dict[int, tuple[str, int]] = {}
         self._dialers: dict[int, Dialer] = {}
         self._links: dict[int, PeerLink] = {}
-        self._versions: dict[int, int] = {}
         self._gone: dict[int, str] = {}  # links that are over, and nobody was told yet
         self._unsent: list[PeerLink] = []  # links with frames of this turn
         self._flushing = False  # whether flush is going to be called
@@ -140,15 +136,6 @@ class Peers:
         self._checked_at = 0.0
 
     # -- what is around --------------------------------------------------------------------------------------------
-
-    @property
-    def connected(self) -> frozenset[int]:
-        """The servers with a link."""
-        return frozenset(self._links)
-
-    def version(self, peer_id: int) -> int:
-        """The version agreed upon with a server; 0 if there is no link."""
-        return self._versions[peer_id] if peer_id in self._links else 0
 
     def pending(self, peer_id: int) -> int:
         """Bytes sent to a server that the kernel has not taken; 0 if there is no link."""
@@ -196,15 +183,6 @@ class Peers:
                     connect_seconds=self._connect_seconds,
                 )
                 self._keep(dialer.task)
-
-    def set_listener(self, listener: socket.socket) -> None:
-        """Accept on another bound socket from now on; links that stand stay."""
-        if self._listener is not None:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
-        self._listener = listener
-        if self._running:
-            self._listen()
 
     def _listen(self) -> None:
         if self._listener is not None:
@@ -259,14 +237,18 @@ class Peers:
         of more than 4 KiB must not change; small ones are copied at once. A link with more than ``max_pending``
         unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
         """
+        self.send_along(peer_id, *buffers)
+        if self._unsent and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def send_along(self, peer_id: int, *buffers: Bytes) -> None:
+        """As ``send``, but in no hurry: the frame waits until something else is sent, to whomever, or for ``flush``."""
         link = self._links.get(peer_id)
         if link is None:
             return
         if not link.queued:
             self._unsent.append(link)
-            if not self._flushing:
-                self._flushing = True
-                self._loop.call_soon(self.flush)
         link.send(buffers)
         if link.pending > self._max_pending:
             link.drop(f"{link.pending} bytes unsent")
@@ -373,7 +355,6 @@ class Peers:
             raise ConnectionResetError(link.reason)
         link.peer_id = peer_id
         self._links[peer_id] = link
-        self._versions[peer_id] = proven.version
         logger.info("server connected server=%d address=%s version=%d", peer_id, address, proven.version)
         try:
             self._on_connected(peer_id)

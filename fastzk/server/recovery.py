@@ -61,10 +61,7 @@ __all__ = [
     "finish_tree",
     "load_pages",
     "lock_data_directory",
-    "log_path",
-    "open_state",
     "recover",
-    "state_path",
 ]
 
 logger = logging.getLogger(__name__)
@@ -144,7 +141,7 @@ def recover(config: Config, *, ensemble: bool = False, apply_tail: bool = True) 
                 f"the tree in {state_path(config)} differs from that of the ensemble it belongs to. Start this server "
                 "as a member, and it fetches the state anew; or run alone on the data of another member"
             )
-        return open_state(config, lock, _open_store(config), ensemble=ensemble, apply_tail=apply_tail)
+        return _open_state(config, lock, _open_store(config), ensemble=ensemble, apply_tail=apply_tail)
     except (StoreError, LogCorruption, LogFailed, TreeCorruption, ApplyError) as error:
         os.close(lock)
         raise StartupError(f"the data cannot be used: {error}") from error
@@ -167,16 +164,8 @@ def adopt_secret(config: Config, current: bytes, secret: bytes) -> bool:
     return True
 
 
-def open_state(
-    config: Config,
-    lock: int,
-    store: Store,
-    *,
-    ensemble: bool,
-    apply_tail: bool,
-    tree: Tree | None = None,
-) -> Recovered:
-    """What ``recover`` does once the database is open; ``tree``: its pages, loaded and verified already.
+def _open_state(config: Config, lock: int, store: Store, *, ensemble: bool, apply_tail: bool) -> Recovered:
+    """What ``recover`` does once the database is open.
 
     Closes ``store`` if it fails. Raises StartupError, StoreError, LogCorruption, TreeCorruption, ApplyError, OSError.
     """
@@ -199,8 +188,7 @@ def open_state(
             min_timeout_ms=config.min_session_timeout_ms,
             max_timeout_ms=config.max_session_timeout_ms,
         )
-        if tree is None:
-            tree = load_pages(store)
+        tree = load_pages(store)
         sessions.load(store.get_meta(META_SESSIONS) or b"")
         loaded = time.monotonic()
         checkpoint_zxid = store.checkpoint_zxid

@@ -20,8 +20,8 @@ from fastzk.server._watches import Watches
 from fastzk.server.config import Config
 from fastzk.server.ensemble import Ensemble
 from fastzk.server.four_letter import OPERATION_NAMES, EnsembleView, ServerConf, process_environment
-from fastzk.server.recovery import log_path, state_path
 from fastzk.server.sessions import Session, Sessions
+from fastzk.server.switch import log_path, state_path
 from fastzk.server.throttle import ConnectionThrottle
 
 _MS = 1_000_000

@@ -2,8 +2,8 @@
 
 The sender reads the pages of an LMDB snapshot, a piece at a time, and cuts them into frames; the tree is not touched.
 What the log has behind that checkpoint follows afterwards, as batches, so it is held meanwhile. The receiver puts the
-pages into a new database and into a new tree as they arrive; when all are there and verified it switches to them, by
-the steps that ``switch.py`` tells.
+pages into a new database and into a new tree as they arrive; when all are there and verified it decides for them, and
+the next start switches to them, by the steps that ``switch.py`` tells.
 
 What travels
 ------------
@@ -40,7 +40,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 from fastzk._log import LogHold, TxnLog
 from fastzk._tree import Tree, TreeCorruption
 from fastzk.server.config import Config
-from fastzk.server.recovery import Recovered, finish_tree, open_state
+from fastzk.server.recovery import finish_tree
 from fastzk.server.store import (
     META_CHECKPOINT_ZXID,
     META_KEEP_LOG,
@@ -56,7 +56,7 @@ from fastzk.server.store import (
     StoreMapFull,
     pack_int,
 )
-from fastzk.server.switch import complete, decide, incoming_path, state_path
+from fastzk.server.switch import decide, incoming_path
 
 logger = logging.getLogger(__name__)
 
@@ -250,9 +250,9 @@ def _read_ahead(path: str) -> None:
 
 
 class StateReceiver:
-    """Takes over the state that a ``StateSender`` sends: ``feed`` every frame, then ``seal``, then ``switch``.
+    """Takes over the state that a ``StateSender`` sends: ``feed`` every frame, then ``seal``, then ``install``.
 
-    ``store_id``: this server's own. Until ``switch`` nothing of what this server has is touched. Removes what an
+    ``store_id``: this server's own. Until ``install`` nothing of what this server has is touched. Removes what an
     earlier attempt left. Raises OSError, StoreError.
     """
 
@@ -343,15 +343,15 @@ class StateReceiver:
         self._keep_log = keep_log
         self._sealed = True
 
-    def install(self, last_zxid: int, *, apply_older: bool = False) -> None:
+    def install(self, last_zxid: int) -> None:
         """Decide that this state counts. The server has to begin anew now: its ``recover`` puts the state in place.
 
-        For a server that ends its process, or closes everything itself; ``switch`` is the other way. ``last_zxid``: the
-        end of this server's log; an older state is refused as ``switch`` does it. Raises TransferError, OSError.
+        ``last_zxid``: the end of this server's log. A state older than that is refused, unless the log stays: it would
+        take back what this server has acknowledged. Raises TransferError, OSError.
         """
         if not self._sealed or self._store is None:
             raise TransferError("the state is not complete")
-        if self.zxid < last_zxid and not (apply_older or self._keep_log):
+        if self.zxid < last_zxid and not self._keep_log:
             raise TransferError(
                 f"a state of zxid 0x{self.zxid:x} would take back what was logged up to 0x{last_zxid:x}"
             )
@@ -360,36 +360,8 @@ class StateReceiver:
         decide(self._config)
         logger.info("taking over a state zxid=0x%x pages=%d bytes=%d", self.zxid, self.pages, self._bytes)
 
-    def switch(self, old: Recovered, *, apply_older: bool = False) -> Recovered:
-        """Replace this server's state; what it runs on from now on, as from ``recover(config, ensemble=True)``.
-
-        Closes the store and the log of ``old``, which must be idle: no checkpoint running, nothing in flight, no reader
-        of the log's eventfd. When this returns the new state is durable. The log is empty, so what this server had
-        acknowledged after ``zxid`` is acknowledged no more: unless ``apply_older``, a state older than the end of the
-        log is refused.
-
-        Raises:
-            TransferError: not sealed, or too old. StoreError: a checkpoint is running. Nothing was changed.
-            OSError, StoreError, StartupError, LogCorruption: in the middle of it. The process has to end: the next
-            start completes what was decided.
-        """
-        last_zxid = old.log.last_zxid
-        if self._sealed and (self.zxid >= last_zxid or apply_older):
-            old.store.close()
-            old.log.close()
-        self.install(last_zxid, apply_older=apply_older)
-        complete(self._config)
-        return open_state(
-            self._config,
-            old.lock,
-            Store.open(os.fspath(state_path(self._config)), create=False),
-            ensemble=True,
-            apply_tail=False,
-            tree=self._tree,
-        )
-
     def close(self) -> None:
-        """Give up: nothing stays of it. Does nothing after ``switch``."""
+        """Give up: nothing stays of it. Does nothing after ``install``."""
         store, self._store = self._store, None
         if store is not None:
             self._writer.abort()

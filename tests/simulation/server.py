@@ -252,6 +252,11 @@ class Server:
             core = self.core
             if core.commit > self._compared or core.commit > self.machine.zxid:
                 again = self._commit() or again
+        self.core.settle()
+        for action in self.core.take():
+            assert isinstance(action, actions.Send)
+            self._boundary(1)
+            self._send(action)
 
     def _perform(self, action: actions.Action) -> None:
         world = self.world

@@ -43,7 +43,7 @@ class Member:
         self.opening = 0
         pipeline, following = parts.pipeline, parts.following
         pipeline.on_submit = self._submitted
-        pipeline.send_outcome = lambda server, frame: ensemble.members[server].down.append(("outcome", frame))
+        pipeline.send_outcome = lambda server, frame, along: ensemble.members[server].down.append(("outcome", frame))
         pipeline.confirm = self.confirm
         following.send_forward = lambda frame: self.up.append(("forward", frame))
         self.stop("nobody leads yet")

@@ -185,21 +185,6 @@ def test_truncate(opened: Callable[..., Parts], memory: int, to: int) -> None:
     assert everything(parts.history, 0) == [*kept, newer]
 
 
-def test_records_and_batches_for_the_tail(opened: Callable[..., Parts]) -> None:
-    parts = opened(3000)
-    for zxid in range(1, 101, 4):
-        parts.append(proposal(zxid, 4))
-    settle(parts.log)
-    history = parts.history
-    for after, upto in [(0, 100), (6, 60), (8, 12), (99, 100), (100, 100), (50, 52)]:
-        found = list(history.records(after, upto))
-        assert [zxid for zxid, _ in found] == list(range(after + 1, upto + 1))
-        assert all(bytes(record[32:40]) == zxid.to_bytes(8, "big") for zxid, record in found)
-    assert [batch.last_zxid for batch in history.batches(6, 17)] == [8, 12, 16]
-    with pytest.raises(KeyError):
-        list(history.records(-1, 100))
-
-
 def test_purge_keeps_history_and_log_together(opened: Callable[..., Parts]) -> None:
     parts = opened(3000)
     batches = [parts.append(proposal(zxid, 4, 1000)) for zxid in range(1, 401, 4)]
@@ -226,18 +211,6 @@ def test_purge_keeps_history_and_log_together(opened: Callable[..., Parts]) -> N
     parts = opened(base=base)
     assert parts.history.base_zxid <= base  # segments that were not removed yet are there again
     assert everything(parts.history, parts.history.base_zxid) == batches[parts.history.base_zxid // 4 :]
-
-
-def test_reset(opened: Callable[..., Parts]) -> None:
-    history = opened().history
-    history.append(proposal(1))
-    base = 7 << 32 | 5
-    history.reset(base)
-    assert (history.base_zxid, history.last_zxid, len(history), history.memory) == (base, base, 0, 0)
-    assert history.after(base, 1) == []
-    assert history.floor(9 << 32) == base
-    assert history.floor(base - 1) == -1
-    history.append(proposal(base + 1))
 
 
 def test_a_log_that_begins_behind_a_state(opened: Callable[..., Parts], tmp_path: Path) -> None:

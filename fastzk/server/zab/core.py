@@ -27,9 +27,10 @@ serves clients.
 The way of using it
 -------------------
 The owner calls ``step``, ``tick``, ``connected``, ``disconnected``, ``persisted``, ``propose`` and so on, and then
-carries out what ``take()`` returns, in order. That a promise is durable before it is sent, and an acknowledgment is
-sent after ``fdatasync``, depends on that. ``history`` is the core's to append and to truncate (in memory); the owner
-does the same to the disk when it is told to.
+carries out what ``take()`` returns, in order; when nothing more is to be proposed in a turn, it calls ``settle`` and
+takes what that adds. That a promise is durable before it is sent, and an acknowledgment is sent after ``fdatasync``,
+depends on that. ``history`` is the core's to append and to truncate (in memory); the owner does the same to the disk
+when it is told to.
 
 What must hold is checked where it could break, in production, too: ``InvariantViolation`` ends the server.
 """
@@ -159,11 +160,14 @@ class Core:
 
     def take(self) -> list[Action]:
         """What is to be done, in this order; called until it returns nothing."""
-        self.role.settle()
         actions, self._actions = self._actions, []
         return actions
 
     # -- what happens to it ---------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """The owner's turn ends: have said what nothing that was proposed in it could carry along."""
+        self.role.settle()
 
     def tick(self, now_ms: int) -> None:
         """The time is `now_ms`. A few times in ``Timing.jitter`` while nobody leads, else in ``heartbeat``."""

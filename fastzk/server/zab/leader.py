@@ -86,10 +86,11 @@ class Leading(Role):
         self.progress: dict[int, Progress] = {}
         self.round = 0
         self._confirmed = 0
+        #: When each server of some quorum had been heard since, at least: it is worked out when it matters.
+        self._contact = core.now
         #: Streams are numbered on from here, so that no two of this server's have the same number.
         self._streams = epoch << 32
         self._beat_at = core.now
-        self._contact = core.now
         #: The later epoch that this leader wants for itself, and who promised it.
         self._rolling = 0
         self._promises: set[int] = set()
@@ -129,7 +130,8 @@ class Leading(Role):
         self._greet(peer)
 
     def disconnected(self, peer: int) -> None:
-        """What it has is not known any more."""
+        """What it has is not known any more; that it was heard is."""
+        self._contact = self._last_contact()
         self.progress.pop(peer, None)
 
     def tick(self) -> None:
@@ -204,7 +206,8 @@ class Leading(Role):
 
     def persisted(self) -> None:
         """This server's own disk counts like any other."""
-        self._count()
+        if self.core.durable > self.core.commit:
+            self._count()
 
     def settle(self) -> None:
         """Tell the commit point to those whom no batch told it in this turn."""
@@ -288,7 +291,8 @@ class Leading(Role):
         progress.began = self.core.now
         while progress.in_flight and progress.in_flight[0][0] <= zxid:
             progress.in_flight_bytes -= progress.in_flight.popleft()[1]
-        self._count()
+        if zxid > self.core.commit:
+            self._count()
         if self.core.role is self and progress.sent < self.core.history.last_zxid:
             self._pump(peer, progress)
 
@@ -361,15 +365,23 @@ class Leading(Role):
     def _in_contact(self) -> bool:
         """Whether a quorum was heard within the limit."""
         core = self.core
-        heard = {peer: progress.heard for peer, progress in self.progress.items() if peer in core.voters}
+        limit = core.timing.sync_limit
+        if core.now - self._contact > limit:
+            self._contact = self._last_contact()
+        return core.now - self._contact <= limit
+
+    def _last_contact(self) -> int:
+        """When each server of some quorum had been heard since."""
+        core = self.core
+        voters = core.voters
+        heard = {peer: progress.heard for peer, progress in self.progress.items() if peer in voters}
         heard[core.id] = core.now
         for since in sorted(set(heard.values()), reverse=True):
             if since <= self._contact:
                 break
             if core.quorum.reached({peer for peer, each in heard.items() if each >= since}):
-                self._contact = since
-                break
-        return core.now - self._contact <= core.timing.sync_limit
+                return since
+        return self._contact
 
     def roll(self) -> None:
         """Ask for a later epoch while leading on: the counter of this one comes to its end. ``Rolled`` follows."""
