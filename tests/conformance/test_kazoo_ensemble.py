@@ -92,7 +92,7 @@ def ports() -> Iterator[int]:
 
 def environment(first_port: int, folder: Path) -> dict[str, str]:
     """What kazoo's harness takes from the environment."""
-    found = kazoo_run.environment(without=["KRB5"])
+    found = kazoo_run.environment(HERE.parent, without=["KRB5"])
     found["ZOOKEEPER_VERSION"] = "3.8.0"
     found["ZOOKEEPER_PORT_OFFSET"] = str(first_port)
     found["TMPDIR"] = str(folder)  # for the servers' directories
@@ -117,7 +117,8 @@ def test_kazoo_module(module: str, ports: int, tmp_path: Path) -> None:
     )
     if KIND == "zookeeper":
         require(ZooKeeperServer.missing() is None, f"Apache ZooKeeper: {ZooKeeperServer.missing()}")
-    outcome = kazoo_run.run([module], [], cwd=tmp_path, env=environment(ports, tmp_path), seconds=600)
+    options = ["-p", "conformance.kazoo_start"]
+    outcome = kazoo_run.run([module], options, cwd=tmp_path, env=environment(ports, tmp_path), seconds=600)
     expected = MODULES[module]
     assert outcome.passed >= expected.passed, f"fewer tests than expected passed\n{outcome.report}"
     assert outcome.skipped <= expected.skipped, f"more tests than expected were skipped\n{outcome.report}"

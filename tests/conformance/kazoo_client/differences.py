@@ -20,7 +20,6 @@ DIFFERENT: Final = {
     "test_client::test_create_on_broken_connection": "sets the client's inner state",
     "test_client::TestClient::test_invalid_auth": "sets the client's inner state",
     "test_client::test_session_callback_states": "calls an inner method",
-    "test_lock::test_handle_session_loss": "waits for an event inside the semaphore",
     "test_watchers::test_child_watcher_remove_session_watcher": "looks for an inner listener",
     "test_cache::test_start": "looks at the cache's nodes",
     "test_cache::test_close": "looks at the client's tables of watches",

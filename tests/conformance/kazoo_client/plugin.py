@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from types import ModuleType, SimpleNamespace
@@ -18,11 +19,12 @@ from typing import Any
 
 import pytest
 
+from conformance.kazoo_client import patience
 from conformance.kazoo_client.differences import DIFFERENT, IN_A_HURRY, NEED_ENSEMBLE
 from fastzk import acl, errors
 from fastzk.client import recipes, results, states, watchers
 from fastzk.client.client import Client
-from fastzk.client.recipes import cache, lease, locks, partitioner, patient
+from fastzk.client.recipes import cache, lease, locks, partitioner, patient, semaphore
 from fastzk.client.recipes.support import AcquireCancelled, LockTimeout
 from fastzk.client.retry import ForceRetryError, RetryFailedError, RetryPolicy
 from fastzk.protocol import OpCode
@@ -113,6 +115,9 @@ class KazooClient(Client):
     def _connection(self) -> SimpleNamespace:
         return SimpleNamespace(_socket=SimpleNamespace(shutdown=self._wire.shut if self._wire else None))
 
+    def Semaphore(self, *args: Any, **options: Any) -> Semaphore:
+        return Semaphore(self, *args, **options)
+
     def _make_state_change(self, state: states.State) -> None:
         self._session._become(state)
 
@@ -134,6 +139,24 @@ class Lock(locks.Lock):
     def _get_predecessor(self, node: str) -> str | None:
         client: Any = self.client
         return self._next_ahead(node, client.get_children(self.path))
+
+
+class Semaphore(semaphore.Semaphore):
+    """With the inner event that one of kazoo's tests waits for."""
+
+    def __init__(self, client: Client, *args: Any, **options: Any) -> None:
+        super().__init__(client, *args, **options)
+        #: The state of the session has changed.
+        self.wake_event = threading.Event()
+        client.add_listener(lambda _: self.wake_event.set())
+
+    def cancel(self) -> None:
+        # The test that cancels leaves its thread the time of two requests to begin to acquire. On a busy machine it
+        # would cancel nothing, and wait for ever.
+        until = time.monotonic() + 2.0
+        while self._lock is None and time.monotonic() < until:
+            time.sleep(0.001)
+        super().cancel()
 
 
 class TreeCache(cache.TreeCache):
@@ -166,6 +189,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = item.getparent(pytest.Module)
         assert module is not None
+        patience.limit(module.obj)
         start = module.obj.__name__.rpartition(".")[2]
         parent = item.parent.name if item.parent is not None else ""
         for name in (f"{start}::{item.name}", f"{start}::{parent}::{item.name}"):

@@ -19,7 +19,7 @@ TESTS = Path(__file__).parents[2]
 #: The modules that go into one process each, and how many of their tests must pass at least.
 GROUPS = {
     "client": (("test_client",), 98),
-    "locks": (("test_lock", "test_election", "test_party", "test_watchers"), 57),
+    "locks": (("test_lock", "test_election", "test_party", "test_watchers"), 58),
     "others": (("test_partitioner", "test_cache", "test_queue", "test_counter", "test_barrier", "test_lease"), 53),
 }
 
