@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError
 from threading import Lock
 
 cimport cython
+from cpython.list cimport PyList_SetSlice
 
 from fastzk.errors import OperationTimeoutError
 
@@ -176,10 +177,24 @@ cdef class Call:
             self.callbacks.remove(callback)
 
 
+def forget_settled(list deadlines) -> int:
+    """Drop those of a heap of deadlines, ``(..., sink)``, whose sink is settled; how many are left."""
+    # In C, without running Python: other threads add deadlines at any time, and none may be lost.
+    cdef list kept = []
+    cdef tuple deadline
+    for deadline in deadlines:
+        sink = deadline[3]
+        if sink is None or not ((<Call>sink).state != CALL_PENDING if isinstance(sink, Call) else sink.done()):
+            kept.append(deadline)
+    kept.sort()                                      # a list in order is a heap
+    PyList_SetSlice(deadlines, 0, len(deadlines), kept)
+    return len(kept)
+
+
 def run_callbacks(call, callbacks) -> None:
     """Call each; what one raises is logged and kept from the others."""
     for callback in callbacks:
         try:
             callback(call)
         except Exception:
-            logger.exception("a callback of a request raised an exception")
+            getattr(call.owner, "logger", logger).exception("a callback of a request raised an exception")

@@ -18,9 +18,10 @@ cdef struct Entry:
     uint32_t size              # of the frame, with its length field
     uint64_t end               # where the frame ends in the stream of all requests
     int64_t began_ns           # when it was made; only with an observer
-    PyObject* sink             # owned, all three
+    PyObject* sink             # owned, all four
     PyObject* path             # as the caller gave it; NULL: none
     PyObject* extra            # who watches, or what decodes the reply; NULL: none
+    PyObject* token            # what the observer's `began` gave; NULL: it has none
 
 
 cdef class ZnodeStat:
@@ -39,7 +40,10 @@ cdef class ZnodeStat:
 
 cdef class Channel:
     cdef readonly object delegate
-    cdef public object observer        # (op, path, error code, seconds), for each reply; None: nobody looks
+    cdef object watching               # the observer; None: nobody looks
+    cdef object on_begin               # its `began` and `ended`; None: it has none and is called itself
+    cdef object on_end
+    cdef object token                  # what `began` gave for the frame being written, until `commit` takes it
     cdef readonly str chroot           # "" or "/some/path"
     cdef bytes chroot_raw
     cdef readonly int64_t max_frame
@@ -73,9 +77,10 @@ cdef class Channel:
     cdef int reply(self, const uint8_t* p, size_t n) except -1
     cdef object value(self, Entry* entry, Reader* r)
     cdef int finish(self, Entry* entry, int32_t err, Reader* r) except -1
-    cdef int observe(self, int32_t op, path, int32_t err, double seconds) except -1
+    cdef int observe(self, token, int32_t op, path, int32_t err, double seconds) except -1
     cdef str clean(self, path)
     cdef int begin(self, int32_t op, size_t more) except -1
+    cdef object ask(self, int32_t op)
     cdef int put_path(self, str path) except -1
     cdef int commit(self, int32_t op, uint32_t flags, sink, path, extra) except -1
     cdef int push(self, Entry* entry) except -1

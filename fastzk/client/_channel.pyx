@@ -18,7 +18,6 @@ no lock: threads may make requests while another one reads.
 
 from cpython.buffer cimport PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
@@ -38,8 +37,12 @@ from fastzk._constants cimport (
 )
 from fastzk.client._call cimport CALL_DONE, CALL_FAILED, Call
 
+import logging
+
 from fastzk.acl import ACL, Id
 from fastzk.errors import ConnectionLossError, MaybeApplied, NotSent, from_code
+
+logger = logging.getLogger("fastzk.client")
 
 cdef extern from *:
     """
@@ -53,9 +56,27 @@ cdef extern from *:
     """
     int64_t fz_now_ns() noexcept nogil
 
+cdef extern from *:
+    """
+    #include <string.h>
+    /* A string in UTF-8. Names are nearly always ASCII, and such a string is a header and a copy. */
+    static PyObject* fz_text(const char* p, Py_ssize_t n) {
+        uint64_t bits = 0, word;
+        Py_ssize_t i = 0;
+        PyObject* text;
+        for (; i + 8 <= n; i += 8) { memcpy(&word, p + i, 8); bits |= word; }
+        for (; i < n; i++) bits |= (uint64_t)(unsigned char)p[i];
+        if ((bits & 0x8080808080808080ull) || n < 2)   /* Python keeps strings of one character */
+            return PyUnicode_DecodeUTF8(p, n, "replace");
+        text = PyUnicode_New(n, 127);
+        if (text != NULL) memcpy(PyUnicode_1BYTE_DATA(text), p, n);
+        return text;
+    }
+    """
+    object fz_text(const char* p, Py_ssize_t n)
+
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-    object PyUnicode_DecodeUTF8(const char* p, Py_ssize_t size, const char* errors)
 
 cdef enum:
     KEEP_BYTES = 256 << 10           # a buffer that grew beyond is given back when it is empty
@@ -197,7 +218,7 @@ cdef ZnodeStat read_stat(Reader* r):
 
 cdef object read_text(Reader* r):
     cdef Span s = get_span(r)
-    return PyUnicode_DecodeUTF8(<const char*>s.p, s.n, "replace") if s.n > 0 else ""
+    return fz_text(<const char*>s.p, s.n) if s.n > 0 else ""
 
 
 cdef object read_bytes(Reader* r):
@@ -302,11 +323,23 @@ cdef class Channel:
                 Py_XDECREF(entry.sink)
                 Py_XDECREF(entry.path)
                 Py_XDECREF(entry.extra)
+                Py_XDECREF(entry.token)
         free(self.ring)
         free(self.input)
         out_free(&self.head)
         out_free(&self.out)
         out_free(&self.inbox)
+
+    @property
+    def observer(self):
+        """Who is told of each request that ended; see fastzk.client.interfaces."""
+        return self.watching
+
+    @observer.setter
+    def observer(self, observer) -> None:
+        self.watching = observer
+        self.on_begin = getattr(observer, "began", None)
+        self.on_end = getattr(observer, "ended", None) if self.on_begin is not None else None
 
     # ---- requests
 
@@ -329,6 +362,9 @@ cdef class Channel:
     cdef int begin(self, int32_t op, size_t more) except -1:
         # The header of a frame; `commit` fills in its length. Room for `more` bytes behind it.
         cdef uint8_t* at
+        if self.on_begin is not None:
+            # Before the frame: this is Python and may let another thread write a whole one.
+            self.token = self.ask(op)
         if self.out_at == self.out.n:
             self.out_at = self.out.n = 0
         at = out_room(&self.out, 12 + more)
@@ -338,6 +374,13 @@ cdef class Channel:
         fz_store32(at + 8, <uint32_t>op)
         self.out.n += 12
         return 0
+
+    cdef object ask(self, int32_t op):
+        try:
+            return self.on_begin(op)
+        except Exception:
+            logger.exception("the observer raised an exception")
+        return None
 
     cdef int put_path(self, str path) except -1:
         cdef Py_ssize_t n
@@ -362,14 +405,17 @@ cdef class Channel:
         entry.flags = flags
         entry.size = <uint32_t>size
         entry.end = self.sent + (self.out.n - self.out_at)
-        entry.began_ns = 0 if self.observer is None else fz_now_ns()
+        entry.began_ns = 0 if self.watching is None else fz_now_ns()
         entry.sink = <PyObject*>sink
         entry.path = NULL if path is None else <PyObject*>path
         entry.extra = NULL if extra is None else <PyObject*>extra
+        entry.token = NULL if self.token is None else <PyObject*>self.token
         self.push(&entry)
         Py_XINCREF(entry.sink)
         Py_XINCREF(entry.path)
         Py_XINCREF(entry.extra)
+        Py_XINCREF(entry.token)
+        self.token = None
         return 0
 
     cdef int push(self, Entry* entry) except -1:
@@ -646,10 +692,16 @@ cdef class Channel:
         self.count -= 1
         try:
             self.finish(&entry, err, &r)
+        except BaseException as error:
+            # It is not in the ring any more: nobody else would settle it.
+            settle_error(<object>entry.sink, error if isinstance(error, Exception) else ConnectionLossError(
+                None if entry.path == NULL else <object>entry.path))
+            raise
         finally:
             Py_XDECREF(entry.sink)
             Py_XDECREF(entry.path)
             Py_XDECREF(entry.extra)
+            Py_XDECREF(entry.token)
         return 0
 
     def below(self, str path not None) -> str:
@@ -678,16 +730,20 @@ cdef class Channel:
             settle_value(sink, None)
         else:
             settle_error(sink, from_code(err, path))
-        if self.observer is not None and entry.began_ns:
-            self.observe(entry.op, path, err, (fz_now_ns() - entry.began_ns) / 1e9)
+        if self.watching is not None and entry.began_ns:
+            self.observe(None if entry.token == NULL else <object>entry.token, entry.op, path, err,
+                         (fz_now_ns() - entry.began_ns) / 1e9)
         return 0
 
-    cdef int observe(self, int32_t op, path, int32_t err, double seconds) except -1:
-        # What an observer raises is shown like an error in a finalizer: a request cannot fail because of it.
+    cdef int observe(self, token, int32_t op, path, int32_t err, double seconds) except -1:
+        # A request cannot fail because of what an observer raises.
         try:
-            self.observer(op, path, err, seconds)
+            if self.on_end is not None:
+                self.on_end(token, op, path, err, seconds)
+            else:
+                self.watching(op, path, err, seconds)
         except Exception:
-            PyErr_WriteUnraisable(self.observer)
+            logger.exception("the observer raised an exception")
         return 0
 
     cdef object value(self, Entry* entry, Reader* r):
@@ -755,6 +811,7 @@ cdef class Channel:
         cdef uint32_t i
         cdef uint64_t begins
         cdef list sinks = []
+        cdef int64_t now = 0 if self.watching is None else fz_now_ns()
         cdef Entry* fresh = <Entry*>malloc(old_slots * sizeof(Entry))
         if fresh == NULL:
             raise MemoryError()
@@ -772,18 +829,22 @@ cdef class Channel:
                     self.push(entry)
                     continue
                 sinks.append((entry.op, <object>entry.sink, None if entry.path == NULL else <object>entry.path,
+                              None if entry.token == NULL else <object>entry.token,
+                              (now - entry.began_ns) / 1e9 if entry.began_ns and now else 0.0,
                               error if error is not False else
                               NotSent if entry.end > sent else
                               MaybeApplied if entry.flags & ENTRY_CHANGES else ConnectionLossError))
                 Py_XDECREF(entry.sink)
                 Py_XDECREF(entry.path)
                 Py_XDECREF(entry.extra)
+                Py_XDECREF(entry.token)
         finally:
             free(old)
             out_free(&out)
-        for op, sink, path, cause in sinks:
+        for op, sink, path, token, seconds, cause in sinks:
+            problem = cause(path)
             if not is_done(sink):
-                problem = cause(path)
                 settle_error(sink, problem)
-                if self.observer is not None:
-                    self.observe(op, path, problem.code, 0.0)
+            # Those that nobody waited for any longer ended, too.
+            if self.watching is not None:
+                self.observe(token, op, path, problem.code, seconds)

@@ -1,9 +1,14 @@
+from libc.stdint cimport uint8_t
+
 from fastzk.client._call cimport Call
 from fastzk.client._channel cimport Channel
 
 
 cdef class Wire:
     cdef Channel channel
+    # What is read, until it is decoded. Each connection has its own: a thread that still reads from a broken one must
+    # not write into what comes from the next.
+    cdef uint8_t* input
     cdef int fd
     cdef int poller                    # an epoll descriptor
     cdef int waker                     # an eventfd that ends a wait of the helper thread

@@ -14,7 +14,8 @@ another thread can add one. What the socket does not take is left to the helper.
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport strerror
 
 from fastzk.client._channel cimport INPUT_BYTES
@@ -147,9 +148,13 @@ cdef class Wire:
 
     def __cinit__(self, Channel channel not None, int fd, Waker waker not None) -> None:
         cdef epoll_event event
-        self.channel = channel
+        self.poller = -1
         self.fd = fd
+        self.channel = channel
         self.waker = waker.fd
+        self.input = <uint8_t*>malloc(INPUT_BYTES)
+        if self.input == NULL:
+            raise MemoryError()
         self.poller = epoll_create1(EPOLL_CLOEXEC)
         if self.poller < 0:
             raise OSError(errno, strerror(errno).decode())
@@ -166,6 +171,7 @@ cdef class Wire:
             c_close(self.poller)
         if self.fd >= 0:
             c_close(self.fd)
+        free(self.input)
 
     cdef int arm(self) except -1:
         cdef epoll_event event
@@ -208,7 +214,7 @@ cdef class Wire:
         cdef int fd = self.fd
         cdef int err
         cdef pollfd p
-        cdef uint8_t* input = self.channel.input
+        cdef uint8_t* input = self.input
         p.fd = fd
         p.events = POLLIN
         with nogil:
@@ -222,8 +228,12 @@ cdef class Wire:
             if not self.broken:
                 try:
                     self.channel.feed(input, n)
-                except Exception as error:
+                except BaseException as error:
+                    # Replies may be lost now, so this connection must not go on: not even when it was only an
+                    # interrupt of this thread, in Python code that was called meanwhile.
                     self.fail(error)
+                    if not isinstance(error, Exception):
+                        raise
             return n
         if n == 0:
             self.fail("the server closed the connection")
@@ -313,7 +323,14 @@ cdef class Wire:
         cdef uint64_t number
         cdef bint readable = False
         cdef pollfd p
-        if not self.broken and flush(self.channel, self.fd):
+        cdef size_t left = 0
+        if not self.broken:
+            try:
+                left = flush(self.channel, self.fd)
+            except OSError as error:
+                self.fail(error)
+                return False
+        if left:
             # The socket is full: its other end must read before anything else can happen.
             p.fd = self.fd
             p.events = 4                             # POLLOUT

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 from fastzk.acl import ACL
 from fastzk.client._channel import ZnodeStat
 from fastzk.client._wire import flush
-from fastzk.client.hosts import Attempt
+from fastzk.client.hosts import Attempt, Server
 from fastzk.client.interfaces import Observer
 from fastzk.client.operations import TransactionRequest
 from fastzk.client.recipes.methods import AsyncRecipes
@@ -32,6 +32,7 @@ from fastzk.client.session import Dropped
 from fastzk.client.signals import Signal
 from fastzk.client.states import State
 from fastzk.client.watches import Watcher
+from fastzk.client.writable import QUESTION, YES, Search
 from fastzk.errors import (
     ConnectionLossError,
     OperationTimeoutError,
@@ -40,7 +41,8 @@ from fastzk.errors import (
 )
 from fastzk.protocol import WatcherType
 
-logger = logging.getLogger("fastzk.client")
+if TYPE_CHECKING:
+    from fastzk.client import async_watchers
 
 T = TypeVar("T")
 
@@ -61,7 +63,10 @@ class AsyncClient(AsyncRecipes):
     :param randomize_hosts: whether to begin with any of the servers.
     :param ssl: for TLS; ``zks://`` alone uses the system's certificate authorities.
     :param retry: how :meth:`retry` goes about it.
-    :param observer: called as ``observer(opcode, path, error code, seconds)`` for each reply.
+    :param observer: called as ``observer(opcode, path, error code, seconds)`` for each request that ended; or a
+        :class:`~fastzk.client.interfaces.Tracer`.
+    :param connection_retry: the pauses between one round of all servers and the next; it has no end.
+    :param logger: where to say what happens, instead of ``fastzk.client``.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class AsyncClient(AsyncRecipes):
         ssl: ssl_module.SSLContext | None = None,
         retry: RetryPolicy | None = None,
         observer: Observer | None = None,
+        connection_retry: RetryPolicy | None = None,
+        logger: logging.Logger | None = None,
     ) -> None:
         super().__init__(
             hosts,
@@ -90,6 +97,8 @@ class AsyncClient(AsyncRecipes):
             randomize_hosts,
             retry,
             observer,
+            connection_retry,
+            logger,
         )
         self._ssl = ssl or (ssl_module.create_default_context() if self._session.target.tls else None)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,8 +107,11 @@ class AsyncClient(AsyncRecipes):
         self._protocol: _Connection | None = None
         self._ready = asyncio.Event()
         self._flush_due = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        # uvloop's handle of a timer that is due at once does not tell when that is.
+        self._timer_due = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._searching: asyncio.Task[None] | None = None
 
     # ---- life
 
@@ -209,13 +221,16 @@ class AsyncClient(AsyncRecipes):
                 finally:
                     self._protocol = None
                     connection.abort()
+                    if self._searching is not None:
+                        self._searching.cancel()
+                        self._searching = None
                     self._ready.clear()
                     session.lost("the client was closed" if not connection.lost.done() else connection.lost.result())
                 del reason
         except asyncio.CancelledError:
             raise
         except Exception:  # nothing that is known: do not leave callers waiting
-            logger.exception("the client stopped because of an error of its own")
+            self.logger.exception("the client stopped because of an error of its own")
             session.closed()
             raise
 
@@ -227,7 +242,7 @@ class AsyncClient(AsyncRecipes):
             async with asyncio.timeout(limit):
                 found = await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError, UnicodeError) as error:
-            logger.info("no address host=%s reason=%r", host, error)
+            self.logger.info("no address host=%s reason=%r", host, error)
             return None
         for family, _, _, _, address in found:
             sock = socket.socket(family, socket.SOCK_STREAM)
@@ -246,10 +261,35 @@ class AsyncClient(AsyncRecipes):
                 sock.close()
                 if not isinstance(error, OSError | TimeoutError):
                     raise
-                logger.info("no connection server=%s reason=%r", attempt.server, error)
+                self.logger.info("no connection server=%s reason=%r", attempt.server, error)
                 continue
             return protocol
         return None
+
+    async def _search(self, connection: _Connection) -> None:
+        """While the server is read-only: look for another one, and move there."""
+        rotation = self._session.rotation
+        search = Search(rotation.servers)
+        while self._protocol is connection:
+            await asyncio.sleep(search.left)
+            server = search.next()
+            if await self._takes_writes(server):
+                rotation.prefer(server)
+                connection.drop("another server takes writes")
+                return
+
+    async def _takes_writes(self, server: Server) -> bool:
+        name = server.host if self._ssl is not None else None
+        try:
+            async with asyncio.timeout(1.0):
+                reader, writer = await asyncio.open_connection(*server, ssl=self._ssl, server_hostname=name)
+                try:
+                    writer.write(QUESTION)
+                    return await reader.readexactly(len(YES)) == YES
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, EOFError, UnicodeError):
+            return False
 
     def _refuse(self) -> asyncio.Future[Any]:
         raise self._session.refusal()
@@ -275,9 +315,10 @@ class AsyncClient(AsyncRecipes):
         assert self._loop is not None
         when = self._loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_due <= when:
                 return
             self._timer.cancel()
+        self._timer_due = when
         self._timer = self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:
@@ -310,6 +351,8 @@ class AsyncClient(AsyncRecipes):
     def on_ready(self) -> None:
         """See fastzk.client.session.Face."""
         self._ready.set()
+        if self._session.wants_another and self._searching is None and self._protocol is not None:
+            self._searching = self._run(self._search(self._protocol))
         if not self._flush_due and self._loop is not None:
             self._flush_due = True
             self._loop.call_soon(self._flush)
@@ -335,9 +378,9 @@ class AsyncClient(AsyncRecipes):
         try:
             result = function(*arguments)
             if inspect.isawaitable(result):
-                return self._run(_logged(result))
+                return self._run(_logged(result, self.logger))
         except Exception:
-            logger.exception("a listener or watcher raised an exception")
+            self.logger.exception("a listener or watcher raised an exception")
             return None
         return result
 
@@ -381,22 +424,36 @@ class AsyncClient(AsyncRecipes):
     # ---- operations
 
     async def exists(
-        self, path: str, watch: Watcher | None = None, *, timeout: float | None = None
+        self,
+        path: str,
+        watch: Watcher | None = None,
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
     ) -> ZnodeStat | None:
         """The stat of a znode; None where there is none.
 
         :param watch: called once, with a :class:`WatchedEvent`, when the znode is created, changed or deleted.
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
         """
-        result: ZnodeStat | None = await self.exists_async(path, watch, timeout=timeout)
+        result: ZnodeStat | None = await self.exists_async(path, watch, linearizable=linearizable, timeout=timeout)
         return result
 
-    async def get(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> NodeData:
+    async def get(
+        self,
+        path: str,
+        watch: Watcher | None = None,
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
+    ) -> NodeData:
         """The data and the stat of a znode.
 
         :param watch: called once when the data are set or the znode is deleted.
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
         :raises NoNodeError: when it does not exist.
         """
-        result: NodeData = await self.get_async(path, watch, timeout=timeout)
+        result: NodeData = await self.get_async(path, watch, linearizable=linearizable, timeout=timeout)
         return result
 
     @overload
@@ -406,6 +463,7 @@ class AsyncClient(AsyncRecipes):
         watch: Watcher | None = None,
         include_data: Literal[False] = False,
         *,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> list[str]: ...
     @overload
@@ -415,6 +473,7 @@ class AsyncClient(AsyncRecipes):
         watch: Watcher | None = None,
         *,
         include_data: Literal[True],
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Children: ...
     async def get_children(
@@ -423,15 +482,19 @@ class AsyncClient(AsyncRecipes):
         watch: Watcher | None = None,
         include_data: bool = False,
         *,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> list[str] | Children:
         """The names of a znode's children, in no particular order.
 
         :param watch: called once when a child is created or deleted, or the znode itself is deleted.
         :param include_data: the result is a :class:`Children`, with the stat of the znode.
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
         :raises NoNodeError: when it does not exist.
         """
-        result: list[str] | Children = await self.get_children_async(path, watch, include_data, timeout=timeout)
+        result: list[str] | Children = await self.get_children_async(
+            path, watch, include_data, linearizable=linearizable, timeout=timeout
+        )
         return result
 
     @overload
@@ -560,10 +623,19 @@ class AsyncClient(AsyncRecipes):
         return result
 
     async def multi_read(
-        self, reads: Iterable[tuple[Literal["get", "children"], str]], *, timeout: float | None = None
+        self,
+        reads: Iterable[tuple[Literal["get", "children"], str]],
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
     ) -> list[NodeData | list[str] | ZooKeeperError]:
-        """Several reads of one state of the tree; what failed is an error in the list."""
-        result: list[NodeData | list[str] | ZooKeeperError] = await self.multi_read_async(reads, timeout=timeout)
+        """Several reads of one state of the tree; what failed is an error in the list.
+
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
+        """
+        result: list[NodeData | list[str] | ZooKeeperError] = await self.multi_read_async(
+            reads, linearizable=linearizable, timeout=timeout
+        )
         return result
 
     async def get_ephemerals(self, prefix: str = "/", *, timeout: float | None = None) -> list[str]:
@@ -613,6 +685,13 @@ class AsyncClient(AsyncRecipes):
         result: bool = await self.add_auth_async(scheme, credential, timeout=timeout)
         return result
 
+    async def check_watches(
+        self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
+    ) -> bool:
+        """Whether the server watches a path for this session."""
+        result: bool = await self.check_watches_async(path, kind, timeout=timeout)
+        return result
+
     async def remove_watches(
         self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
     ) -> None:
@@ -637,6 +716,24 @@ class AsyncClient(AsyncRecipes):
         """
         return EventStream(self, path, recursive)
 
+    def DataWatch(self, path: str, func: Callable[..., object] | None = None) -> async_watchers.DataWatch:
+        """The data of a znode, now and after each change; see :class:`fastzk.client.async_watchers.DataWatch`."""
+        from fastzk.client import async_watchers
+
+        return async_watchers.DataWatch(self, path, func)
+
+    def ChildrenWatch(
+        self,
+        path: str,
+        func: Callable[..., object] | None = None,
+        allow_session_lost: bool = True,
+        send_event: bool = False,
+    ) -> async_watchers.ChildrenWatch:
+        """The children of a znode, likewise; see :class:`fastzk.client.async_watchers.ChildrenWatch`."""
+        from fastzk.client import async_watchers
+
+        return async_watchers.ChildrenWatch(self, path, func, allow_session_lost, send_event)
+
     def transaction(self) -> AsyncTransaction:
         """Operations that take effect together; commits at the end of an ``async with``."""
         return AsyncTransaction(self)
@@ -659,10 +756,20 @@ class AsyncClient(AsyncRecipes):
     if TYPE_CHECKING:
 
         def exists_async(
-            self, path: str, watch: Watcher | None = None, *, timeout: float | None = None
+            self,
+            path: str,
+            watch: Watcher | None = None,
+            *,
+            linearizable: bool = False,
+            timeout: float | None = None,
         ) -> asyncio.Future[ZnodeStat | None]: ...
         def get_async(
-            self, path: str, watch: Watcher | None = None, *, timeout: float | None = None
+            self,
+            path: str,
+            watch: Watcher | None = None,
+            *,
+            linearizable: bool = False,
+            timeout: float | None = None,
         ) -> asyncio.Future[NodeData]: ...
         def get_children_async(
             self,
@@ -670,6 +777,7 @@ class AsyncClient(AsyncRecipes):
             watch: Watcher | None = None,
             include_data: bool = False,
             *,
+            linearizable: bool = False,
             timeout: float | None = None,
         ) -> asyncio.Future[Any]: ...
         def get_acls_async(self, path: str, *, timeout: float | None = None) -> asyncio.Future[NodeACL]: ...
@@ -703,7 +811,11 @@ class AsyncClient(AsyncRecipes):
             self, prefix: str = "/", *, timeout: float | None = None
         ) -> asyncio.Future[list[str]]: ...
         def multi_read_async(
-            self, reads: Iterable[tuple[Literal["get", "children"], str]], *, timeout: float | None = None
+            self,
+            reads: Iterable[tuple[Literal["get", "children"], str]],
+            *,
+            linearizable: bool = False,
+            timeout: float | None = None,
         ) -> asyncio.Future[list[NodeData | list[str] | ZooKeeperError]]: ...
         def reconfig_async(
             self,
@@ -714,6 +826,9 @@ class AsyncClient(AsyncRecipes):
             *,
             timeout: float | None = None,
         ) -> asyncio.Future[NodeData]: ...
+        def check_watches_async(
+            self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
+        ) -> asyncio.Future[bool]: ...
         def remove_watches_async(
             self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
         ) -> asyncio.Future[None]: ...
@@ -839,7 +954,7 @@ class EventStream:
 
 def _let_go(client: AsyncClient, path: str, recursive: bool) -> None:
     if client._keeper is not None:
-        client._run(_logged(client._close_stream(path, None, recursive)))
+        client._run(_logged(client._close_stream(path, None, recursive), client.logger))
 
 
 def _settle(future: asyncio.Future[Any]) -> None:
@@ -847,13 +962,13 @@ def _settle(future: asyncio.Future[Any]) -> None:
         future.set_result(False)
 
 
-async def _logged(awaitable: Awaitable[object]) -> None:
+async def _logged(awaitable: Awaitable[object], log: logging.Logger) -> None:
     try:
         await awaitable
     except ZooKeeperError as error:
-        logger.info("a background task ended: %s", error)
+        log.info("a background task ended: %s", error)
     except Exception:
-        logger.exception("a listener or watcher raised an exception")
+        log.exception("a listener or watcher raised an exception")
 
 
 async def _limited(coroutine: Coroutine[Any, Any, T], timeout: float) -> T:

@@ -15,7 +15,6 @@ import logging
 import os
 import queue
 import re
-import select
 import socket
 import ssl as ssl_module
 import threading
@@ -36,14 +35,15 @@ from fastzk.client.interfaces import Observer
 from fastzk.client.operations import TransactionRequest
 from fastzk.client.recipes.methods import Recipes
 from fastzk.client.results import Children, Created, Identity, NodeACL, NodeData, WatchedEvent
-from fastzk.client.retry import RetryPolicy, is_repeatable
+from fastzk.client.retry import RetryPolicy, is_repeatable, policy
 from fastzk.client.sasl import Credentials
 from fastzk.client.session import Dropped
 from fastzk.client.signals import Signal
 from fastzk.client.states import State
-from fastzk.client.stream_wire import SocketWaker, StreamWire
+from fastzk.client.stream_wire import SocketWaker, StreamWire, ready
 from fastzk.client.watchers import ChildrenWatch, DataWatch
 from fastzk.client.watches import Watcher
+from fastzk.client.writable import Search, ask
 from fastzk.errors import (
     ConnectionLossError,
     ForkedError,
@@ -52,8 +52,6 @@ from fastzk.errors import (
     ZooKeeperError,
 )
 from fastzk.protocol import WatcherType
-
-logger = logging.getLogger("fastzk.client")
 
 T = TypeVar("T")
 
@@ -76,10 +74,17 @@ class Client(Recipes):
     :param read_only: whether a server that is cut off from its quorum will do, for reads.
     :param randomize_hosts: whether to begin with any of the servers.
     :param command_retry: how :meth:`retry` goes about it: a policy, or its parameters as a dict.
+    :param connection_retry: the pauses between one round of all servers and the next, likewise; it has no end.
+    :param handler: one of kazoo's may stand here where it says what holds anyway: callbacks run in a thread, or in a
+        greenlet where gevent or eventlet has patched the standard library.
+    :param logger: where to say what happens, instead of ``fastzk.client``.
     :param use_ssl: TLS, with a context made of ``ca``, ``certfile``, ``keyfile``, ``keyfile_password``,
         ``verify_certs`` and ``check_hostname``.
     :param ssl: TLS with this context.
-    :param observer: called as ``observer(opcode, path, error code, seconds)`` for each reply.
+    :param observer: called as ``observer(opcode, path, error code, seconds)`` for each request that ended; or a
+        :class:`~fastzk.client.interfaces.Tracer`.
+    :raises TypeError: for an argument of the wrong kind.
+    :raises ValueError: for one that makes no sense; the text names what to use instead.
     """
 
     def __init__(
@@ -93,7 +98,10 @@ class Client(Recipes):
         sasl_options: Mapping[str, str] | Credentials | None = None,
         read_only: bool | None = None,
         randomize_hosts: bool = True,
+        connection_retry: RetryPolicy | Mapping[str, Any] | None = None,
         command_retry: RetryPolicy | Mapping[str, Any] | None = None,
+        handler: object = None,
+        logger: logging.Logger | None = None,
         keyfile: str | None = None,
         keyfile_password: str | None = None,
         certfile: str | None = None,
@@ -104,23 +112,25 @@ class Client(Recipes):
         ssl: ssl_module.SSLContext | None = None,
         observer: Observer | None = None,
     ) -> None:
+        _check_handler(handler)
         if isinstance(sasl_options, Mapping):
-            if sasl_options.get("mechanism", "DIGEST-MD5") != "DIGEST-MD5":
-                raise ValueError(f"the SASL mechanism {sasl_options['mechanism']!r} is not supported")
-            sasl_options = Credentials(sasl_options["username"], sasl_options["password"])
-        if isinstance(command_retry, Mapping):
-            command_retry = RetryPolicy(**command_retry)
+            sasl_options = _credentials(sasl_options)
+        auths = list(auth_data or ())
+        if any(scheme == "sasl" for scheme, _ in auths):
+            raise ValueError("user and password for SASL go into sasl_options, not into auth_data")
         super().__init__(
             hosts,
             timeout,
             client_id,
             default_acl,
-            auth_data or (),
+            auths,
             sasl_options,
             bool(read_only),
             randomize_hosts,
-            command_retry,
+            policy("command_retry", command_retry),
             observer,
+            connection_retry,
+            logger,
         )
         self._ssl = ssl
         if ssl is None and (use_ssl or self._session.target.tls):
@@ -144,6 +154,7 @@ class Client(Recipes):
         self._life = threading.RLock()  # start and stop one at a time
         self._callbacks: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] | None = None
         self._callback_thread: threading.Thread | None = None
+        self._callbacks_mutex = threading.RLock()  # a finalizer may come while its owner starts the thread
         self._forked = False
         self._peer: tuple[str, int] | None = None
         self.DataWatch = partial(DataWatch, self)
@@ -216,8 +227,9 @@ class Client(Recipes):
         self.run_steps()
         self._waker.close()
         self._waker = None
-        callbacks, thread = self._callbacks, self._callback_thread
-        self._callbacks = self._callback_thread = None
+        with self._callbacks_mutex:
+            callbacks, thread = self._callbacks, self._callback_thread
+            self._callbacks = self._callback_thread = None
         if callbacks is not None and thread is not None:
             callbacks.put(None)
             if thread is not threading.current_thread():
@@ -269,18 +281,20 @@ class Client(Recipes):
                 if wire is not None:
                     self._serve(wire)
         except Exception:  # nothing that is known: do not leave callers waiting
-            logger.exception("the client stopped because of an error of its own")
+            self.logger.exception("the client stopped because of an error of its own")
             self._taking = False
             session.closed()
         self._live.clear()
         if not session.live:
             # Closed, or beyond help because of wrong credentials.
+            session.refuse()
             self._wake_waiting()
             session.call_all()
         self.run_steps()
 
     def _serve(self, wire: Wire | StreamWire) -> None:
         session = self._session
+        search: Search | None = None
         self._next_wire = wire
         session.connected()
         try:
@@ -291,6 +305,13 @@ class Client(Recipes):
                     wire.shut(error)
                     break
                 self.run_steps()
+                if session.wants_another:
+                    search = search or Search(session.rotation.servers)
+                    if not search.left and ask(server := search.next(), self._ssl):
+                        session.rotation.prefer(server)
+                        wire.shut("another server takes writes")
+                        break
+                    left = min(left, search.left)
                 # From here on a new deadline wakes it; one that came before that is looked for once more.
                 self._asleep_until = time.monotonic() + left
                 if self._session.due_before(self._asleep_until):
@@ -324,10 +345,14 @@ class Client(Recipes):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            logger.info("no address host=%s reason=%r", host, error)
+            self.logger.info("no address host=%s reason=%r", host, error)
             return None
         for family, _, _, _, address in found:
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:  # of descriptors, for example, there may be some again later
+                self.logger.info("no socket reason=%r", error)
+                continue
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._reach(sock, address)
@@ -342,7 +367,7 @@ class Client(Recipes):
                 return StreamWire(self._channel, sock, self._waker)
             except OSError as error:
                 sock.close()
-                logger.info("no connection server=%s reason=%r", attempt.server, error)
+                self.logger.info("no connection server=%s reason=%r", attempt.server, error)
             if self._stopping:
                 break
         return None
@@ -355,9 +380,7 @@ class Client(Recipes):
         while code in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
             if self._stopping or time.monotonic() >= until:
                 raise TimeoutError("no answer in time")
-            poller = select.poll()
-            poller.register(sock.fileno(), select.POLLOUT)
-            if poller.poll(50):
+            if ready([sock.fileno()], 0.05, sock.fileno()):
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             self._idle(0.0)
         if code:
@@ -376,6 +399,9 @@ class Client(Recipes):
         wire = self._wire
         if wire is not None:
             wire.made()
+        elif not self._session.live:
+            # The client was stopped since `_new`, and may have settled what it knew before this request was there.
+            sink.set_exception(self._session.refusal())
         if timeout is not None:
             self._expire(sink, timeout, path)
 
@@ -394,6 +420,8 @@ class Client(Recipes):
         """Wait until ``call`` is settled, at most ``timeout`` seconds (negative: for ever)."""
         wire = self._wire
         if wire is None:
+            if self._forked:  # the answer goes to the parent
+                raise ForkedError()
             call.wait_settled(timeout)
             return
         began = time.monotonic() if timeout >= 0 else 0.0
@@ -414,7 +442,14 @@ class Client(Recipes):
                 step = steps.popleft()
             except IndexError:  # another thread was faster
                 return
-            step()
+            try:
+                step()
+            except BaseException:
+                # An interrupt of this thread, which goes on elsewhere: the step is another one's, and not lost.
+                steps.appendleft(step)
+                if self._waker is not None:
+                    self._waker.wake()
+                raise
 
     def compose(self, coroutine: Coroutine[Any, Any, T], timeout: float | None = None) -> Call[T]:
         """Run a coroutine that awaits nothing but calls of this client; the threads that read take its steps.
@@ -481,30 +516,51 @@ class Client(Recipes):
 
     def dispatch(self, function: Callable[..., object], *arguments: object) -> None:
         """Have the callback thread call a function; never blocks."""
-        if self._callbacks is None:
-            self._callbacks = queue.SimpleQueue()
-            self._callback_thread = threading.Thread(
-                target=_call_back, args=(self._callbacks,), name="fastzk-callbacks", daemon=True
-            )
-            self._callback_thread.start()
-        self._callbacks.put((function, arguments))
+        callbacks = self._callbacks
+        if callbacks is None:
+            with self._callbacks_mutex:
+                callbacks = self._callbacks
+                if callbacks is None:
+                    callbacks = queue.SimpleQueue()
+                    self._callback_thread = threading.Thread(
+                        target=_call_back, args=(callbacks, self.logger), name="fastzk-callbacks", daemon=True
+                    )
+                    self._callback_thread.start()
+                    self._callbacks = callbacks
+        callbacks.put((function, arguments))
 
     # ---- operations
 
-    def exists(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> ZnodeStat | None:
+    def exists(
+        self,
+        path: str,
+        watch: Watcher | None = None,
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
+    ) -> ZnodeStat | None:
         """The stat of a znode; None where there is none.
 
         :param watch: called once, with a :class:`WatchedEvent`, when the znode is created, changed or deleted.
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
         """
-        return self._value(self.exists_async(path, watch), timeout, path)
+        return self._value(self.exists_async(path, watch, linearizable=linearizable), timeout, path)
 
-    def get(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> NodeData:
+    def get(
+        self,
+        path: str,
+        watch: Watcher | None = None,
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
+    ) -> NodeData:
         """The data and the stat of a znode.
 
         :param watch: called once when the data are set or the znode is deleted.
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
         :raises NoNodeError: when it does not exist.
         """
-        return self._value(self.get_async(path, watch), timeout, path)
+        return self._value(self.get_async(path, watch, linearizable=linearizable), timeout, path)
 
     @overload
     def get_children(
@@ -513,6 +569,7 @@ class Client(Recipes):
         watch: Watcher | None = None,
         include_data: Literal[False] = False,
         *,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> list[str]: ...
     @overload
@@ -522,6 +579,7 @@ class Client(Recipes):
         watch: Watcher | None = None,
         *,
         include_data: Literal[True],
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Children: ...
     def get_children(
@@ -530,15 +588,19 @@ class Client(Recipes):
         watch: Watcher | None = None,
         include_data: bool = False,
         *,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> list[str] | Children:
         """The names of a znode's children, in no particular order.
 
         :param watch: called once when a child is created or deleted, or the znode itself is deleted.
         :param include_data: the result is a :class:`Children`, with the stat of the znode.
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
         :raises NoNodeError: when it does not exist.
         """
-        call: Call[list[str] | Children] = self.get_children_async(path, watch, include_data)
+        call: Call[list[str] | Children] = self.get_children_async(
+            path, watch, include_data, linearizable=linearizable
+        )
         return self._value(call, timeout, path)
 
     @overload
@@ -645,10 +707,17 @@ class Client(Recipes):
         return self._value(self.check_async(path, version), timeout, path)
 
     def multi_read(
-        self, reads: Iterable[tuple[Literal["get", "children"], str]], *, timeout: float | None = None
+        self,
+        reads: Iterable[tuple[Literal["get", "children"], str]],
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
     ) -> list[NodeData | list[str] | ZooKeeperError]:
-        """Several reads of one state of the tree; what failed is an error in the list."""
-        return self._value(self.multi_read_async(reads), timeout)
+        """Several reads of one state of the tree; what failed is an error in the list.
+
+        :param linearizable: see every change acknowledged to any client before this call; see docs/client.md.
+        """
+        return self._value(self.multi_read_async(reads, linearizable=linearizable), timeout)
 
     def get_ephemerals(self, prefix: str = "/", *, timeout: float | None = None) -> list[str]:
         """The session's ephemeral znodes whose path begins with ``prefix``."""
@@ -690,6 +759,10 @@ class Client(Recipes):
         :raises AuthFailedError: when the server refuses them; the session is lost then.
         """
         return self._value(self.add_auth_async(scheme, credential), timeout)
+
+    def check_watches(self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None) -> bool:
+        """Whether the server watches a path for this session."""
+        return self._value(self.check_watches_async(path, kind), timeout, path)
 
     def remove_watches(self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None) -> None:
         """Remove the session's watches on a path; those who waited for them hear nothing more.
@@ -763,10 +836,20 @@ class Client(Recipes):
     if TYPE_CHECKING:
 
         def exists_async(
-            self, path: str, watch: Watcher | None = None, *, timeout: float | None = None
+            self,
+            path: str,
+            watch: Watcher | None = None,
+            *,
+            linearizable: bool = False,
+            timeout: float | None = None,
         ) -> Call[ZnodeStat | None]: ...
         def get_async(
-            self, path: str, watch: Watcher | None = None, *, timeout: float | None = None
+            self,
+            path: str,
+            watch: Watcher | None = None,
+            *,
+            linearizable: bool = False,
+            timeout: float | None = None,
         ) -> Call[NodeData]: ...
         def get_children_async(
             self,
@@ -774,6 +857,7 @@ class Client(Recipes):
             watch: Watcher | None = None,
             include_data: bool = False,
             *,
+            linearizable: bool = False,
             timeout: float | None = None,
         ) -> Call[Any]: ...
         def get_acls_async(self, path: str, *, timeout: float | None = None) -> Call[NodeACL]: ...
@@ -805,7 +889,11 @@ class Client(Recipes):
         def get_config_async(self, *, timeout: float | None = None) -> Call[NodeData]: ...
         def get_ephemerals_async(self, prefix: str = "/", *, timeout: float | None = None) -> Call[list[str]]: ...
         def multi_read_async(
-            self, reads: Iterable[tuple[Literal["get", "children"], str]], *, timeout: float | None = None
+            self,
+            reads: Iterable[tuple[Literal["get", "children"], str]],
+            *,
+            linearizable: bool = False,
+            timeout: float | None = None,
         ) -> Call[list[NodeData | list[str] | ZooKeeperError]]: ...
         def reconfig_async(
             self,
@@ -816,6 +904,9 @@ class Client(Recipes):
             *,
             timeout: float | None = None,
         ) -> Call[NodeData]: ...
+        def check_watches_async(
+            self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
+        ) -> Call[bool]: ...
         def remove_watches_async(
             self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
         ) -> Call[None]: ...
@@ -860,6 +951,10 @@ class Composed(Call):  # type: ignore[type-arg]
             self.set_result(end.value)
         except Exception as error:
             self.set_exception(error)
+        except BaseException:
+            # The thread that took this step was interrupted, and the coroutine has ended. Its own thread must not wait.
+            Call.cancel(self)
+            raise
 
     def cancel(self) -> bool:
         """Give it up: the coroutine ends where it waits. What was sent may be carried out all the same."""
@@ -987,19 +1082,52 @@ class Events:
             client._be_there(0.0)
 
 
+def _check_handler(handler: object) -> None:
+    """Refuse a handler that would have the client run in another way than it does."""
+    if handler is None:
+        return
+    if isinstance(handler, type):
+        raise TypeError(f"a handler is an object, not the class {handler.__name__}")
+    names = {each.__name__ for each in type(handler).__mro__}
+    if "SequentialThreadingHandler" in names:
+        return
+    for package, name in (("gevent", "SequentialGeventHandler"), ("eventlet", "SequentialEventletHandler")):
+        if name in names:
+            if socket.socket.__module__.partition(".")[0] == package:
+                return
+            patch = f"{package}.monkey.patch_all()" if package == "gevent" else f"{package}.monkey_patch()"
+            raise ValueError(f"no {name} is needed under {package}, but a patched standard library: call {patch} first")
+    raise TypeError(
+        f"{type(handler).__name__} is of no use: there are no handlers but threads, and greenlets where gevent or "
+        "eventlet has patched the standard library; leave the argument out"
+    )
+
+
+def _credentials(options: Mapping[str, str]) -> Credentials:
+    mechanism = options.get("mechanism", "DIGEST-MD5")
+    if mechanism != "DIGEST-MD5":
+        raise ValueError(f"the SASL mechanism {mechanism!r} is not supported, only DIGEST-MD5 is")
+    try:
+        return Credentials(options["username"], options["password"], options.get("service", "zookeeper"))
+    except KeyError as missing:
+        raise ValueError(f"sasl_options lack {missing}") from None
+
+
 def _let_go(client: Client, path: str, recursive: bool) -> None:
     with contextlib.suppress(ZooKeeperError):
         client.compose(client._close_stream(path, None, recursive))
 
 
-def _call_back(callbacks: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None]) -> None:
+def _call_back(
+    callbacks: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None], log: logging.Logger
+) -> None:
     """The callback thread."""
     while (item := callbacks.get()) is not None:
         function, arguments = item
         try:
             function(*arguments)
-        except Exception:
-            logger.exception("a listener or watcher raised an exception")
+        except BaseException:  # of sys.exit(), too: the others are still to be called
+            log.exception("a listener or watcher raised an exception")
         del item, function, arguments
 
 

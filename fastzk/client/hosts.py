@@ -15,6 +15,8 @@ from urllib.parse import parse_qs
 from fastzk.client._channel import normal_path
 
 DEFAULT_PORT: Final = 2181
+#: Between rounds, in seconds: servers that refuse connections are not to be asked without end.
+_MIN_DELAY: Final = 0.001
 
 
 class Server(NamedTuple):
@@ -113,20 +115,27 @@ class Rotation:
     :param shuffle: whether to begin with any of them, so that clients spread over the servers.
     :param first_delay: the pause after the first round, in seconds.
     :param max_delay: the longest pause, in seconds.
+    :param backoff: by what the pause grows with each round.
+    :param jitter: the least and the most a pause is multiplied by, by chance.
     """
 
     def __init__(
         self,
         servers: Sequence[Server],
         shuffle: bool = True,
+        *,
         first_delay: float = 0.05,
         max_delay: float = 2.0,
+        backoff: float = 2.0,
+        jitter: tuple[float, float] = (0.5, 1.0),
         rng: random.Random | None = None,
     ) -> None:
         self._rng = rng or random.Random()
         self._shuffle = shuffle
         self._first_delay = first_delay
         self._max_delay = max_delay
+        self._backoff = backoff
+        self._jitter = jitter
         self._failed_rounds = 0
         self._tried = 0
         self.servers: list[Server] = []
@@ -145,13 +154,19 @@ class Rotation:
         delay = 0.0
         if self._tried >= len(self.servers):
             self._tried = 0
-            delay = min(self._max_delay, self._first_delay * 2.0 ** min(self._failed_rounds, 30))
-            delay *= self._rng.uniform(0.5, 1.0)
+            delay = min(self._max_delay, self._first_delay * self._backoff ** min(self._failed_rounds, 30))
+            delay = max(_MIN_DELAY, delay * self._rng.uniform(*self._jitter))
             self._failed_rounds += 1
         server = self.servers[self._next % len(self.servers)]
         self._next += 1
         self._tried += 1
         return Attempt(server, delay)
+
+    def prefer(self, server: Server) -> None:
+        """Try this one next, without a pause."""
+        if server in self.servers:
+            self._next = self.servers.index(server)
+            self._tried = 0
 
     def succeeded(self) -> None:
         """The last one took the session: the next attempt, whenever it is, comes without a pause."""

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+
+class Tracer(Protocol):
+    """An observer that hears of the beginning of a request, too. Neither method may raise, block or make requests."""
+
+    def began(self, opcode: int, /) -> object:
+        """A request is made: called by who makes it. What it returns is handed to ``ended``."""
+
+    def ended(self, token: Any, opcode: int, path: str | None, error: int, seconds: float, /) -> object:
+        """It ended, with an error code or 0: called by who read the reply."""
+
+
 #: Called as (opcode, path, error code or 0, seconds) for each request that ended. Must not raise, block or make
 #: requests.
-Observer: TypeAlias = Callable[[int, str | None, int, float], object]
+Observer: TypeAlias = Callable[[int, str | None, int, float], object] | Tracer
 
 
 class Sink(Protocol):

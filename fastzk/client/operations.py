@@ -8,16 +8,17 @@ runs it as a task, the threaded client step by step as the replies come (see ``O
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 from fastzk._codec import decode, decode_multi_response, encode, encode_multi_request
 from fastzk.acl import ACL, OPEN_ACL_UNSAFE
 from fastzk.client import hosts as _hosts
 from fastzk.client._channel import ZnodeStat, normal_path
-from fastzk.client.interfaces import Observer
+from fastzk.client.interfaces import Observer, Sink
 from fastzk.client.results import Created, Identity, NodeData, WatchedEvent
-from fastzk.client.retry import RetryPolicy
+from fastzk.client.retry import RetryPolicy, connection_policy
 from fastzk.client.sasl import Credentials
 from fastzk.client.session import Session
 from fastzk.client.signals import Signal
@@ -40,6 +41,7 @@ from fastzk.records import (
 )
 from fastzk.records import (
     AddWatchRequest,
+    CheckWatchesRequest,
     Field,
     GetAllChildrenNumberRequest,
     GetAllChildrenNumberResponse,
@@ -66,6 +68,7 @@ _CHILDREN: Final = int(OpCode.GET_CHILDREN)
 _CHILDREN2: Final = int(OpCode.GET_CHILDREN2)
 _GET_ACL: Final = int(OpCode.GET_ACL)
 _SYNC: Final = int(OpCode.SYNC)
+_MULTI_READ: Final = int(OpCode.MULTI_READ)
 
 _ACL_VECTOR: Final = Record("ACLVector", (Field("acl", Vector(ACL_RECORD)),))
 #: Paths that are deleted or created at once by the operations on whole subtrees.
@@ -91,6 +94,29 @@ def decode_stat_after_data(data: bytes) -> NodeData:
     return NodeData(fields["data"], ZnodeStat(*fields["stat"].values()))
 
 
+class Leading:
+    """The sink of a sync that goes in front of a read, in the same write: a read without it must not succeed.
+
+    Both are answered in their order. Should the connection break between the two, the read may be sent again by the
+    next one: no server takes a session over that has seen less than the reply to the sync said.
+    """
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Sink) -> None:
+        self._read = read
+
+    def done(self) -> bool:
+        return self._read.done()
+
+    def set_result(self, value: object, /) -> None:
+        """The server is up to date; the read behind this tells."""
+
+    def set_exception(self, error: ZooKeeperError, /) -> None:
+        if not self._read.done():
+            self._read.set_exception(error)
+
+
 class Operations:
     """What both clients can do; each adds how it waits.
 
@@ -109,6 +135,8 @@ class Operations:
         randomize_hosts: bool,
         retry: RetryPolicy | None,
         observer: Observer | None,
+        connection_retry: RetryPolicy | Mapping[str, Any] | None,
+        log: logging.Logger | None,
     ) -> None:
         target = _hosts.parse(hosts)
         if target.timeout is not None:
@@ -123,8 +151,12 @@ class Operations:
             sasl=sasl,
             shuffle=randomize_hosts,
             observer=observer,
+            pauses=connection_policy(connection_retry),
+            log=log or logging.getLogger("fastzk.client"),
         )
         self._channel = self._session.channel
+        #: Where the client says what happens.
+        self.logger = self._session.log
         self.default_acl = default_acl
         self._retry_policy = retry or RetryPolicy()
         self._listeners: list[Callable[[State], object]] = []
@@ -291,18 +323,36 @@ class Operations:
 
     # ---- requests that read
 
-    def exists_async(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> Any:
+    def exists_async(
+        self,
+        path: str,
+        watch: Watcher | None = None,
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
         if watch is not None:
             _check_watch(watch)
         sink = self._new()
+        if linearizable:
+            self._channel.about(_SYNC, path, Leading(sink))
         self._channel.read(_EXISTS, path, watch, sink)
         self._made(sink, timeout, path)
         return sink
 
-    def get_async(self, path: str, watch: Watcher | None = None, *, timeout: float | None = None) -> Any:
+    def get_async(
+        self,
+        path: str,
+        watch: Watcher | None = None,
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
+    ) -> Any:
         if watch is not None:
             _check_watch(watch)
         sink = self._new()
+        if linearizable:
+            self._channel.about(_SYNC, path, Leading(sink))
         self._channel.read(_GET, path, watch, sink)
         self._made(sink, timeout, path)
         return sink
@@ -313,12 +363,15 @@ class Operations:
         watch: Watcher | None = None,
         include_data: bool = False,
         *,
+        linearizable: bool = False,
         timeout: float | None = None,
     ) -> Any:
         if watch is not None:
             _check_watch(watch)
         _check_flags(include_data)
         sink = self._new()
+        if linearizable:
+            self._channel.about(_SYNC, path, Leading(sink))
         self._channel.read(_CHILDREN2 if include_data else _CHILDREN, path, watch, sink)
         self._made(sink, timeout, path)
         return sink
@@ -363,7 +416,11 @@ class Operations:
         return self._request(OpCode.GET_DATA, body, False, "/zookeeper/config", decode_stat_after_data, timeout)
 
     def multi_read_async(
-        self, reads: Iterable[tuple[Literal["get", "children"], str]], *, timeout: float | None = None
+        self,
+        reads: Iterable[tuple[Literal["get", "children"], str]],
+        *,
+        linearizable: bool = False,
+        timeout: float | None = None,
     ) -> Any:
         ops: list[tuple[int, tuple[str, bool]]] = []
         paths: list[str] = []
@@ -384,7 +441,13 @@ class Operations:
                     found.append(_failure(fields["err"], path))
             return found
 
-        return self._request(OpCode.MULTI_READ, encode_multi_request(ops), False, None, results, timeout)
+        body = encode_multi_request(ops)
+        sink = self._new()
+        if linearizable:
+            self._channel.about(_SYNC, "/", Leading(sink))
+        self._channel.request(_MULTI_READ, body, False, None, results, sink)
+        self._made(sink, timeout, None)
+        return sink
 
     # ---- requests that change something
 
@@ -481,6 +544,19 @@ class Operations:
         mode = AddWatchMode.PERSISTENT_RECURSIVE if recursive else AddWatchMode.PERSISTENT
         body = encode(AddWatchRequest, (self._full(path), mode))
         return self._request(OpCode.ADD_WATCH, body, False, path, None, timeout)
+
+    def check_watches_async(
+        self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
+    ) -> Any:
+        async def check() -> bool:
+            body = encode(CheckWatchesRequest, (self._full(path), kind))
+            try:
+                await self._request(OpCode.CHECK_WATCHES, body, False, path, None, None)
+            except NoWatcherError:
+                return False
+            return True
+
+        return self.compose(check(), timeout)
 
     def remove_watches_async(
         self, path: str, kind: WatcherType = WatcherType.ANY, *, timeout: float | None = None
@@ -821,6 +897,10 @@ def _check_flags(*flags: object) -> None:
 def _check_watch(watch: object) -> None:
     if not callable(watch):
         raise TypeError(f"a watch is a function, not {watch!r}")
+    try:
+        hash(watch)
+    except TypeError:
+        raise TypeError(f"a watch must be hashable, which a {type(watch).__name__} is not") from None
 
 
 def _check_int(version: object) -> None:

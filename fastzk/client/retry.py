@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
 
 from fastzk.errors import (
     ConnectionClosedError,
@@ -28,6 +29,7 @@ from fastzk.errors import (
 #: without a version: with one, the second try would fail because of the first.
 REPEATABLE: Final = frozenset(
     {
+        "check_watches",
         "exists",
         "get",
         "get_children",
@@ -80,6 +82,35 @@ class RetryPolicy:
     def begin(self, repeatable: bool) -> Retries:
         """For one operation. ``repeatable``: doing it twice is the same as doing it once."""
         return Retries(self, repeatable)
+
+
+def policy(name: str, value: RetryPolicy | Mapping[str, Any] | None) -> RetryPolicy | None:
+    """What an argument called ``name`` says: a policy, or the parameters of one.
+
+    :raises TypeError: when it is neither.
+    """
+    if value is None or isinstance(value, RetryPolicy):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a RetryPolicy or a dict of its parameters, not {type(value).__name__}")
+    unknown = value.keys() - {each.name for each in fields(RetryPolicy)}
+    if unknown:
+        raise TypeError(f"{name}: a RetryPolicy has no {', '.join(sorted(map(str, unknown)))}")
+    return RetryPolicy(**value)
+
+
+def connection_policy(value: RetryPolicy | Mapping[str, Any] | None) -> RetryPolicy | None:
+    """The same for ``connection_retry``, which has no end.
+
+    :raises ValueError: when it is to end.
+    """
+    found = policy("connection_retry", value)
+    if found is not None and ((found.max_tries is not None and found.max_tries >= 0) or found.deadline is not None):
+        raise ValueError(
+            "connection_retry has neither max_tries nor deadline: a client connects again until it is stopped; "
+            "start(timeout=...) limits the first connection, timeout= of a call how long that waits for one"
+        )
+    return found
 
 
 class Retries:

@@ -19,9 +19,11 @@ from typing import Any, Final, Protocol
 
 from fastzk._codec import encode, encode_frame
 from fastzk.client import hosts
+from fastzk.client._call import forget_settled
 from fastzk.client._channel import Channel
 from fastzk.client.interfaces import Observer, Sink
 from fastzk.client.results import WatchedEvent
+from fastzk.client.retry import RetryPolicy
 from fastzk.client.sasl import Credentials, DigestMd5, SaslError
 from fastzk.client.states import KeeperState, State
 from fastzk.client.watches import Watcher, Watches
@@ -85,6 +87,8 @@ class Session:
     :param read_only: whether a server without a quorum will do.
     :param auths: (scheme, credentials) to present on each connection.
     :param sasl: who to be for SASL.
+    :param pauses: between one round of all servers and the next.
+    :param log: where to say what happens.
     """
 
     def __init__(
@@ -99,10 +103,23 @@ class Session:
         sasl: Credentials | None = None,
         shuffle: bool = True,
         observer: Observer | None = None,
+        pauses: RetryPolicy | None = None,
+        log: logging.Logger = logger,
     ) -> None:
         self._face = face
+        self.log = log
         self.target = target
-        self.rotation = hosts.Rotation(target.servers, shuffle)
+        if pauses is None:
+            self.rotation = hosts.Rotation(target.servers, shuffle)
+        else:
+            self.rotation = hosts.Rotation(
+                target.servers,
+                shuffle,
+                first_delay=pauses.delay,
+                max_delay=pauses.max_delay,
+                backoff=pauses.backoff,
+                jitter=(1.0 - pauses.max_jitter, 1.0 + pauses.max_jitter),
+            )
         self.channel = Channel(self, target.chroot)
         self.channel.observer = observer
         self.watches = Watches(face.notify)
@@ -151,9 +168,14 @@ class Session:
 
     def closed(self) -> None:
         """The session is over for this client, whether the server heard of it or not."""
+        self.live = False  # before requests are settled: one that comes later must not be waited for
         self._end(KeeperState.CLOSED, ConnectionClosedError)
-        self.live = False
         self._reset()
+
+    def refuse(self) -> None:
+        """Settle requests that were made while the session came to its end: no server will answer them."""
+        if not self.live:
+            self.channel.fail(type(self.refusal()))
 
     def _reset(self) -> None:
         self.session_id, self.password = 0, _NO_PASSWORD
@@ -187,6 +209,11 @@ class Session:
         """Which server to connect to, and after how many seconds."""
         return self.rotation.next()
 
+    @property
+    def wants_another(self) -> bool:
+        """Whether this server is read-only and there are others, which may not be."""
+        return self.keeper_state == KeeperState.CONNECTED_RO and len(self.rotation.servers) > 1
+
     def connected(self) -> None:
         """A connection is there: the channel has the handshake to send."""
         self._connected = True
@@ -206,7 +233,7 @@ class Session:
 
     def lost(self, reason: object) -> None:
         """The connection broke, or could not be made."""
-        logger.info("connection lost session=0x%x reason=%s", self.session_id, reason)
+        self.log.info("connection lost session=0x%x reason=%s", self.session_id, reason)
         if not self._connected:
             return
         self._connected = False
@@ -231,8 +258,9 @@ class Session:
             self._expired()
             raise Dropped("the session has expired")
         self.timeout = timeout_ms / 1000
+        # A session that a read-only server begins is its own; one that it goes on with is known elsewhere as well.
+        self._real_session = not read_only or (self._real_session and session_id == self.session_id)
         self.session_id, self.password = session_id, password
-        self._real_session = not read_only
         self.keeper_state = KeeperState.CONNECTED_RO if read_only else KeeperState.CONNECTED
         self.rotation.succeeded()
         if self._sasl is not None:
@@ -243,17 +271,21 @@ class Session:
 
     def _ready(self) -> None:
         channel = self.channel
-        self._auth_replies = deque(self._auths)
-        for auth in self._auths:
+        auths = list(self._auths)
+        self._auth_replies = deque(auths)
+        for auth in auths:
             channel.control(auth.frame())
         for frame in self.watches.frames(channel.last_zxid, self.target.chroot):
             channel.control(frame)
         channel.release()
+        for auth in list(self._auths):
+            if auth not in auths and auth not in self._auth_replies:  # another thread added it meanwhile
+                self._present(auth)
         self._become(State.CONNECTED)
         self._face.on_ready()
 
     def _expired(self) -> None:
-        logger.warning("session expired session=0x%x", self.session_id)
+        self.log.warning("session expired session=0x%x", self.session_id)
         self._end(KeeperState.EXPIRED_SESSION, SessionExpiredError)
         self._reset()
         self._lost_at = time.monotonic()
@@ -322,8 +354,12 @@ class Session:
                 break
         self._auths.append(auth)
         if self.channel.open:
-            self._auth_replies.append(auth)
-            self.channel.control(auth.frame())
+            self._present(auth)
+
+    def _present(self, auth: _Auth) -> None:
+        frame = auth.frame()
+        self._auth_replies.append(auth)
+        self.channel.control(frame)
 
     @staticmethod
     def _settle(auth: _Auth, error: ZooKeeperError) -> None:
@@ -338,13 +374,12 @@ class Session:
 
         :param sink: it need not be called once this is settled.
         """
-        deadlines = self._deadlines
-        heapq.heappush(deadlines, (when, next(self._numbers), function, sink))
-        if len(deadlines) > self._tidy_at:
+        deadline = (when, next(self._numbers), function, sink)
+        # Made before the list is looked up, which may be another one by then.
+        heapq.heappush(self._deadlines, deadline)
+        if len(self._deadlines) > self._tidy_at:
             # Most deadlines are those of requests that were answered long before.
-            deadlines[:] = [each for each in deadlines if each[3] is None or not each[3].done()]
-            heapq.heapify(deadlines)
-            self._tidy_at = max(1024, 2 * len(deadlines))
+            self._tidy_at = max(1024, 2 * forget_settled(self._deadlines))
 
     def expire_at(self, when: float, sink: Sink, path: str | None) -> None:
         """Settle ``sink`` by OperationTimeoutError at ``when``, if nothing did before."""

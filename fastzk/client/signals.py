@@ -52,6 +52,8 @@ class Signal:
             promise = client.promise(timeout)
             self._promises.append(promise)
             client.waiting.add(self)
+            if not client._session.live:
+                self.is_set = True  # the client is stopped, and may have looked through `waiting` before this was there
             try:
                 # It may have been set before there was a promise to settle.
                 if not self.is_set:
@@ -62,4 +64,6 @@ class Signal:
                 self._promises.remove(promise)
                 if not self._promises:
                     client.waiting.discard(self)
+                    if self._promises:  # another thread has come meanwhile
+                        client.waiting.add(self)
         return self.is_set

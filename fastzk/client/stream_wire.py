@@ -44,7 +44,7 @@ class SocketWaker:
 
     def wait(self, timeout: float) -> None:
         """Wait to be woken, at most ``timeout`` seconds."""
-        _readable([self._in.fileno()], timeout)
+        ready([self._in.fileno()], timeout)
         self.clear()
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class SocketWaker:
         self._out.close()
 
 
-def _readable(read: list[int], timeout: float, write: int = -1) -> set[int]:
+def ready(read: list[int], timeout: float, write: int = -1) -> set[int]:
     """Those of the descriptors that can be used."""
     # gevent and eventlet replace these functions by their own.
     if hasattr(select, "poll"):
@@ -61,8 +61,8 @@ def _readable(read: list[int], timeout: float, write: int = -1) -> set[int]:
         for fd in read:
             poller.register(fd, select.POLLIN | (select.POLLOUT if fd == write else 0))
         return {fd for fd, _ in poller.poll(int(timeout * 1000) + 1)}
-    ready = select.select(read, [write] if write >= 0 else [], [], timeout)
-    return {*ready[0], *ready[1]}
+    found = select.select(read, [write] if write >= 0 else [], [], timeout)
+    return {*found[0], *found[1]}
 
 
 class StreamWire:
@@ -126,9 +126,9 @@ class StreamWire:
         done = self.send()
         pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
         if not pending and not self.broken:
-            ready = _readable([fd, self._waker.fileno()], timeout, -1 if done else fd)
+            found = ready([fd, self._waker.fileno()], timeout, -1 if done else fd)
             self._waker.clear()
-            if fd not in ready:
+            if fd not in found:
                 return False
         with self._lock:
             try:

@@ -7,7 +7,6 @@ called again.
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,6 @@ from fastzk.errors import ConnectionClosedError, NoNodeError, ZooKeeperError
 
 if TYPE_CHECKING:
     from fastzk.client.client import Client
-
-logger = logging.getLogger("fastzk.client")
-
 
 class WatchInUse(ZooKeeperError, ValueError):
     """A DataWatch or ChildrenWatch has one function; make another one."""
@@ -82,7 +78,7 @@ class _Watch:
         except ConnectionClosedError:
             pass
         except ZooKeeperError as error:
-            logger.warning("a watch on %s could not be set again: %s", self._path, error)
+            self._client.logger.warning("a watch on %s could not be set again: %s", self._path, error)
 
     def _on_event(self, event: WatchedEvent) -> None:
         if event.type != EventType.NONE:
@@ -115,7 +111,7 @@ class DataWatch(_Watch):
         super().__init__(client, path, func, True)
 
     def _prepare(self, function: Callable[..., object]) -> None:
-        self._with_event = _takes(function, 3)
+        self._with_event = takes(function, 3)
 
     def _tell(self, event: WatchedEvent | None) -> object:
         client, function = self._client, self._function
@@ -174,7 +170,7 @@ class ChildrenWatch(_Watch):
         return function(children, event) if self._send_event else function(children)
 
 
-def _takes(function: Callable[..., object], count: int) -> bool:
+def takes(function: Callable[..., object], count: int) -> bool:
     """Whether a function can be called with so many arguments."""
     try:
         inspect.signature(function).bind(*range(count))

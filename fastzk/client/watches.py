@@ -6,6 +6,7 @@ uses, below the chroot. The server forgets its watches when a connection ends; f
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
@@ -45,10 +46,16 @@ class Stream(Protocol):
 
 
 class Watches:
-    """All watches of a client."""
+    """All watches of a client.
+
+    Watches are added by the thread that reads, and let go of by any other.
+    """
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
+        # Without it a watch that is being added may go with the last other one of its path, and nobody is ever told.
+        # A finalizer may come in between, so the same thread may take it twice.
+        self._mutex = threading.RLock()
         # Sets that keep their order: who came first is told first.
         self._once: dict[str, dict[str, dict[Watcher, None]]] = {"data": {}, "exist": {}, "child": {}}
         self._streams: dict[str, list[weakref.ref[Stream]]] = {}
@@ -62,14 +69,16 @@ class Watches:
     def add(self, op: int, missing: bool, path: str, watcher: Watcher) -> None:
         """The server watches ``path`` since the request ``op``; ``missing``: there is no such znode."""
         kind = "child" if op in _GETS_CHILDREN else "exist" if missing else "data"
-        self._once[kind].setdefault(path, {})[watcher] = None
+        with self._mutex:
+            self._once[kind].setdefault(path, {})[watcher] = None
 
     def forget(self, path: str, watcher: Watcher) -> None:
         """Do not tell this watcher any more; the server may still watch."""
-        for paths in self._once.values():
-            watchers = paths.get(path)
-            if watchers is not None and watchers.pop(watcher, 0) is None and not watchers:
-                del paths[path]
+        with self._mutex:
+            for paths in self._once.values():
+                watchers = paths.get(path)
+                if watchers is not None and watchers.pop(watcher, 0) is None and not watchers:
+                    del paths[path]
 
     def has_once(self, path: str) -> bool:
         """Whether a watcher waits for something at ``path``."""
@@ -77,8 +86,9 @@ class Watches:
 
     def clear(self, path: str, kinds: tuple[str, ...]) -> None:
         """Drop the watchers of a path: ``data``, ``exist`` and ``child`` as wanted."""
-        for kind in kinds:
-            self._once[kind].pop(path, None)
+        with self._mutex:
+            for kind in kinds:
+                self._once[kind].pop(path, None)
 
     def streams(self, path: str) -> list[Stream]:
         """The streams that begin at ``path``."""
@@ -86,28 +96,29 @@ class Watches:
 
     def add_stream(self, path: str, stream: Stream) -> None:
         """From now on events at ``path`` go to ``stream`` too. The registry does not keep it alive."""
-        self._streams.setdefault(path, []).append(weakref.ref(stream))
-        self._recursive += stream.recursive
+        with self._mutex:
+            self._streams.setdefault(path, []).append(weakref.ref(stream))
+            self._recursive += stream.recursive
 
     def remove_stream(self, path: str, stream: Stream | None, recursive: bool) -> bool:
         """Drop a stream, or (None) those that nobody holds any more; whether none is left at ``path``."""
-        refs = self._streams.get(path)
-        if refs is None:
-            return False
-        kept = [ref for ref in refs if (other := ref()) is not None and other is not stream]
-        self._recursive -= (len(refs) - len(kept)) * recursive
-        if kept:
-            self._streams[path] = kept
-        else:
-            del self._streams[path]
-        return not kept
+        with self._mutex:
+            refs = self._streams.get(path)
+            if refs is None:
+                return False
+            kept = [ref for ref in refs if (other := ref()) is not None and other is not stream]
+            self._recursive -= (len(refs) - len(kept)) * recursive
+            if kept:
+                self._streams[path] = kept
+            else:
+                del self._streams[path]
+            return not kept
 
     # ---- what happens
 
     def event(self, kind: int, path: str) -> None:
         """The server sent an event."""
         event = WatchedEvent(EVENTS.get(kind, EventType.NONE), KeeperState.CONNECTED, path)
-        once = self._once
         if kind in (_CREATED, _CHANGED):
             self._fire(("data", "exist"), path, event)
         elif kind == _DELETED:
@@ -115,8 +126,7 @@ class Watches:
         elif kind == _CHILD:
             self._fire(("child",), path, event)
         elif kind in _REMOVED:
-            for name in _REMOVED[kind]:
-                once[name].pop(path, None)
+            self.clear(path, _REMOVED[kind])
             return
         else:
             return
@@ -126,8 +136,9 @@ class Watches:
 
     def _fire(self, kinds: tuple[str, ...], path: str, event: WatchedEvent) -> None:
         told: dict[Watcher, None] = {}
-        for kind in kinds:
-            told.update(self._once[kind].pop(path, {}))
+        with self._mutex:
+            for kind in kinds:
+                told.update(self._once[kind].pop(path, {}))
         for watcher in told:
             self._notify(watcher, event)
 
@@ -145,9 +156,11 @@ class Watches:
 
     def end(self, state: KeeperState) -> None:
         """The session is over: every watcher and stream is told, none is left."""
-        once, self._once = self._once, {"data": {}, "exist": {}, "child": {}}
-        streams, self._streams = self._streams, {}
-        self._recursive = 0
+        # By the time the lock is let go of, nobody changes what was taken: watchers are let go of under it, too.
+        with self._mutex:
+            once, self._once = self._once, {"data": {}, "exist": {}, "child": {}}
+            streams, self._streams = self._streams, {}
+            self._recursive = 0
         for paths in once.values():
             for path, watchers in paths.items():
                 for watcher in watchers:
@@ -164,7 +177,7 @@ class Watches:
         """The requests that set all watches again, as of ``zxid``: what changed since then is an event."""
         persistent: list[str] = []
         recursive: list[str] = []
-        for path in self._streams:
+        for path in list(self._streams):
             streams = self.streams(path)
             if streams:
                 (recursive if streams[0].recursive else persistent).append(path)

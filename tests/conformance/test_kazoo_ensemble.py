@@ -117,7 +117,7 @@ def test_kazoo_module(module: str, ports: int, tmp_path: Path) -> None:
     )
     if KIND == "zookeeper":
         require(ZooKeeperServer.missing() is None, f"Apache ZooKeeper: {ZooKeeperServer.missing()}")
-    options = ["-p", "conformance.kazoo_start"]
+    options = ["-p", "conformance.kazoo_races"]
     outcome = kazoo_run.run([module], options, cwd=tmp_path, env=environment(ports, tmp_path), seconds=600)
     expected = MODULES[module]
     assert outcome.passed >= expected.passed, f"fewer tests than expected passed\n{outcome.report}"

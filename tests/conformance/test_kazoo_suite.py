@@ -66,7 +66,7 @@ def test_kazoo_module(module: str, tmp_path: Path) -> None:
     chosen = " and ".join(f"not {word}" for word in left_out)
     outcome = kazoo_run.run(
         [module],
-        ["-p", "conformance.kazoo_plugin", "-p", "conformance.kazoo_start", "-k", chosen],
+        ["-p", "conformance.kazoo_plugin", "-p", "conformance.kazoo_races", "-k", chosen],
         cwd=tmp_path,
         env=kazoo_run.environment(TESTS),
         seconds=300,

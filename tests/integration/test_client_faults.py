@@ -26,9 +26,15 @@ import uvloop
 from support.servers import Server
 from support.wire import poll
 
-from fastzk import AsyncClient, Client
-from fastzk.errors import ConnectionLossError, OperationTimeoutError, SessionExpiredError, ZooKeeperError
-from fastzk.testing import EphemeralEnsemble, Link, expire_session
+from fastzk import AsyncClient, Client, KeeperState
+from fastzk.errors import (
+    ConnectionLossError,
+    NotReadOnlyError,
+    OperationTimeoutError,
+    SessionExpiredError,
+    ZooKeeperError,
+)
+from fastzk.testing import EphemeralEnsemble, EphemeralServer, Link, expire_session
 
 from .conftest import KIND, ServerFactory
 
@@ -399,6 +405,54 @@ def test_a_session_moves_to_another_server() -> None:
             server.start()
 
 
+@pytest.fixture
+def read_only_and_another() -> Iterator[tuple[EphemeralServer, EphemeralServer]]:
+    """A server that lacks its ensemble and one that is alone; the latter does not run yet."""
+    if KIND != "fastzk":
+        pytest.skip("an ensemble of fastzk")
+    ensemble, alone = EphemeralEnsemble(3, {"readonlymode.enabled": "true"}), EphemeralServer()
+    try:
+        ensemble.servers[0].launch()
+        yield ensemble.servers[0], alone
+    finally:
+        ensemble.close()
+        alone.close()
+
+
+def test_threads_leave_a_read_only_server(read_only_and_another: tuple[EphemeralServer, EphemeralServer]) -> None:
+    read_only, alone = read_only_and_another
+    zk = Client(f"{read_only.hosts},{alone.hosts}", read_only=True)
+    zk.start(60)
+    try:
+        assert zk.client_state == KeeperState.CONNECTED_RO
+        with pytest.raises(NotReadOnlyError):
+            zk.create("/a")
+        with pytest.raises(NotReadOnlyError):
+            zk.get("/", linearizable=True)
+        alone.start()
+        poll(lambda: zk.client_state == KeeperState.CONNECTED, "the client can write", 30)
+        assert zk.retry(zk.create, "/a") == "/a"
+    finally:
+        zk.stop()
+
+
+def test_tasks_leave_a_read_only_server(read_only_and_another: tuple[EphemeralServer, EphemeralServer]) -> None:
+    read_only, alone = read_only_and_another
+
+    async def main() -> None:
+        zk = AsyncClient(f"{read_only.hosts},{alone.hosts}", read_only=True)
+        await zk.start(60)
+        assert zk.client_state == KeeperState.CONNECTED_RO
+        await asyncio.to_thread(alone.start)
+        async with asyncio.timeout(30):
+            while zk.client_state != KeeperState.CONNECTED:
+                await asyncio.sleep(0.01)
+        assert await zk.retry(zk.create, "/a") == "/a"
+        await zk.close()
+
+    asyncio.run(main())
+
+
 # ---- who is inside a lock
 
 
@@ -428,6 +482,7 @@ def test_kazoo_and_fastzk_are_never_both_inside(new_server: ServerFactory, tmp_p
             output, errors = process.communicate(timeout=seconds + 90)
             assert process.returncode == 0, (output, errors)
             assert int(output.split()[-1]) > 0, (output, errors)
+            print(process.args[2], "was inside", output.split()[-1], "times")  # type: ignore[index]
     finally:
         for process in processes:
             process.kill()

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import pickle
 import struct
+import weakref
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ from fastzk.acl import ACL, OPEN_ACL_UNSAFE, Id
 from fastzk.client import Children, Created, NodeACL, NodeData, ZnodeStat
 from fastzk.client._call import Call
 from fastzk.client._channel import Channel, ProtocolError, decode_stat, normal_path
-from fastzk.client.operations import encode_acl
+from fastzk.client.operations import Leading, encode_acl
 from fastzk.errors import (
     BadVersionError,
     ConnectionLossError,
     MaybeApplied,
     NoNodeError,
+    NotReadOnlyError,
     NotSent,
     SessionExpiredError,
     ZooKeeperError,
@@ -500,6 +502,58 @@ def test_many_requests_over_broken_connections(steps: list[tuple[int, bool, bool
     assert all(call.done() for call in calls.values())
 
 
+# ---- a sync in front of a read
+
+
+def linearizable_read(channel: Channel) -> Call[Any]:
+    call: Call[Any] = Call()
+    channel.about(OpCode.SYNC, "/a", Leading(call))
+    channel.read(GET, "/a", None, call)
+    return call
+
+
+def test_a_sync_in_front_of_a_read() -> None:
+    channel = make()
+    call = linearizable_read(channel)
+    assert [struct.unpack_from(">ii", each) for each in frames(channel.take())] == [(1, OpCode.SYNC), (2, GET)]
+    channel.receive(reply(1, wire.text("/a")))
+    assert not call.done()
+    channel.receive(reply(2, wire.text(b"x") + RAW_STAT))
+    assert call.result().data == b"x"
+
+
+def test_a_read_fails_with_the_sync_in_front_of_it() -> None:
+    channel = make()
+    call = linearizable_read(channel)
+    channel.take()
+    channel.receive(reply(1, err=-119) + reply(2, wire.text(b"x") + RAW_STAT))
+    with pytest.raises(NotReadOnlyError):
+        call.result()
+
+
+def test_a_read_is_not_made_without_the_sync_that_a_connection_took_with_it() -> None:
+    channel = make()
+    call = linearizable_read(channel)
+    channel.disconnected()  # neither left: both are made by the next connection
+    assert not call.done()
+    channel.connect(frame(b"hello"))
+    channel.take()
+    channel.receive(HANDSHAKE)
+    channel.release()
+    assert [struct.unpack_from(">ii", each)[1] for each in frames(channel.take())] == [OpCode.SYNC, GET]
+    channel.disconnected()
+    with pytest.raises(ConnectionLossError):
+        call.result()
+    # Given up by its caller, neither is made again.
+    call = linearizable_read(channel)
+    call.cancel()
+    channel.connect(frame(b"hello"))
+    channel.take()
+    channel.receive(HANDSHAKE)
+    channel.release()
+    assert channel.take() == b""
+
+
 # ---- an observer, and memory
 
 
@@ -514,6 +568,100 @@ def test_an_observer_hears_of_every_end() -> None:
     channel.receive(reply(1, wire.text(b"") + RAW_STAT) + reply(2, err=-101))
     channel.disconnected()
     assert heard == [(GET, "/a", 0), (GET, "/b", -101), (OpCode.DELETE, "/c", -4)]
+
+
+class Tracer:
+    """Gives each request a number, and takes down with which one it ended."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+        self.heard: list[tuple[object, int, str | None, int]] = []
+
+    def began(self, opcode: int) -> int:
+        self.made.append(opcode)
+        return len(self.made)
+
+    def ended(self, token: object, opcode: int, path: str | None, error: int, seconds: float) -> None:
+        assert 0 <= seconds < 60
+        self.heard.append((token, opcode, path, error))
+
+
+def test_a_tracer_hears_of_both_ends_of_every_request() -> None:
+    channel = make()
+    channel.observer = tracer = Tracer()
+    given_up: Call[Any] = Call()
+    channel.read(GET, "/a", None, Call())
+    channel.delete("/b", -1, given_up)
+    channel.take()
+    kept: Call[Any] = Call()
+    channel.read(GET, "/c", None, kept)
+    assert tracer.made == [GET, OpCode.DELETE, GET]
+    channel.receive(reply(1, wire.text(b"") + RAW_STAT))
+    assert tracer.heard == [(1, GET, "/a", 0)]
+    given_up.cancel()
+    channel.disconnected()
+    # Nobody waits for it any more, but it ended.
+    assert tracer.heard[1:] == [(2, OpCode.DELETE, "/b", -4)]
+    channel.connect(frame(b"hello"))
+    channel.take()
+    channel.receive(HANDSHAKE)
+    channel.release()
+    channel.take()
+    channel.receive(reply(3, wire.text(b"") + RAW_STAT))
+    assert tracer.heard[2:] == [(3, GET, "/c", 0)]
+    assert kept.result().data == b""
+
+
+def test_a_tracer_that_fails_harms_no_request(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Tracer):
+        def began(self, opcode: int) -> int:
+            raise RuntimeError
+
+        def ended(self, token: object, opcode: int, path: str | None, error: int, seconds: float) -> None:
+            assert token is None
+            raise RuntimeError
+
+    channel = make()
+    channel.observer = Broken()
+    call: Call[Any] = Call()
+    channel.read(GET, "/a", None, call)
+    channel.take()
+    channel.receive(reply(1, wire.text(b"") + RAW_STAT))
+    assert call.result().data == b""
+    assert [record.message for record in caplog.records] == ["the observer raised an exception"] * 2
+
+
+def test_tokens_are_let_go() -> None:
+    class Token:
+        pass
+
+    class Giver(Tracer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens: weakref.WeakSet[Token] = weakref.WeakSet()
+
+        def began(self, opcode: int) -> Any:
+            token = Token()
+            self.tokens.add(token)
+            return token
+
+        def ended(self, token: object, opcode: int, path: str | None, error: int, seconds: float) -> None:
+            pass
+
+    channel = make()
+    channel.observer = giver = Giver()
+    for _ in range(200):
+        channel.read(GET, "/a", None, Call())
+    channel.take()
+    channel.receive(b"".join(reply(xid, wire.text(b"") + RAW_STAT) for xid in range(1, 101)))
+    assert len(giver.tokens) == 100
+    channel.disconnected()
+    assert len(giver.tokens) == 0
+    channel.read(GET, "/a", None, Call())
+    assert len(giver.tokens) == 1
+    del channel
+    gc.collect()
+    assert len(giver.tokens) == 0
 
 
 def test_nothing_is_kept_of_requests_that_ended() -> None:

@@ -82,6 +82,17 @@ def test_no_pause_after_a_success() -> None:
     assert rotation.next().delay == 0
 
 
+def test_a_server_that_is_preferred_comes_next() -> None:
+    servers = [Server(name, 1) for name in "abc"]
+    rotation = Rotation(servers, shuffle=False)
+    for _ in range(3):
+        rotation.next()
+    rotation.prefer(servers[1])
+    assert [rotation.next() for _ in range(3)] == [(servers[1], 0.0), (servers[2], 0.0), (servers[0], 0.0)]
+    rotation.prefer(Server("gone", 1))
+    assert rotation.next().server == servers[1]
+
+
 def test_clients_begin_with_different_servers() -> None:
     servers = [Server(name, 1) for name in "abcdefgh"]
     assert len({Rotation(servers, rng=random.Random(seed)).next().server for seed in range(50)}) > 4

@@ -262,6 +262,18 @@ def test_a_read_only_server() -> None:
     assert struct.unpack_from(">q", frames(session.channel.take())[0], 16) == (0,)
 
 
+def test_a_session_that_a_read_only_server_goes_on_with() -> None:
+    session, _ = begun(read_only=True)
+    for read_only in (False, True, False):
+        session.connected()
+        session.channel.take()
+        session.channel.receive(answer(read_only=read_only))
+        identity = session.session_id
+        session.lost("test")
+    session.connected()
+    assert struct.unpack_from(">q", frames(session.channel.take())[0], 16) == (identity,)
+
+
 def test_pings_and_silence(clock: Clock) -> None:
     session, _ = begun()
     attach(session)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import socket
 from types import TracebackType
@@ -27,8 +26,6 @@ from fastzk.errors import (
     OperationTimeoutError,
     ZooKeeperError,
 )
-
-logger = logging.getLogger("fastzk.client")
 
 
 class BarrierCore(Recipe):
@@ -118,7 +115,7 @@ class DoubleBarrierCore(Recipe):
             raise
         except ZooKeeperError as error:
             # As with kazoo the caller looks at `participating`.
-            logger.warning("a barrier could not be entered path=%s: %s", self.path, error)
+            self.client.logger.warning("a barrier could not be entered path=%s: %s", self.path, error)
             await self._quietly(self._take_away())
             self.participating = False
         except BaseException:
@@ -161,7 +158,7 @@ class DoubleBarrierCore(Recipe):
             self._detach(self._take_away())
             raise
         except ZooKeeperError as error:
-            logger.warning("a barrier could not be left in order path=%s: %s", self.path, error)
+            self.client.logger.warning("a barrier could not be left in order path=%s: %s", self.path, error)
             await self._quietly(self._take_away())
         except BaseException:
             self._detach(self._take_away())

@@ -7,7 +7,6 @@ broke, the whole subtree is read again: changes made meanwhile are not told.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple, TypeVar
@@ -19,8 +18,6 @@ from fastzk.client.results import WatchedEvent
 from fastzk.client.signals import Signal
 from fastzk.client.states import EventType, State
 from fastzk.errors import ConnectionClosedError, NoNodeError, ZooKeeperError
-
-logger = logging.getLogger("fastzk.client")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -296,7 +293,7 @@ class TreeCacheCore(Recipe):
 
     def _fault(self, error: Exception) -> None:
         if not self._fault_listeners:
-            logger.error("a tree cache or its listener failed path=%s", self.path, exc_info=error)
+            self.client.logger.error("a tree cache or its listener failed path=%s", self.path, exc_info=error)
         for listener in self._fault_listeners:
             self._client.tell(listener, error)
 

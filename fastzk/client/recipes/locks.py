@@ -104,7 +104,7 @@ class LockCore(Recipe, Holding):
                     if self._hold(place.tenure, token):
                         return True
                 except _Gone:
-                    # The session ended, or somebody deleted it.
+                    # The session ended, or somebody deleted it. One of another session is as good as gone.
                     place.leave()
                 except ZooKeeperError as error:
                     if not retries.again(error):
@@ -122,9 +122,12 @@ class LockCore(Recipe, Holding):
     async def _stand_in_line(self, place: _Place) -> None:
         """See that there is a znode for this contender."""
         if place.ephemeral and (place.tenure is None or place.tenure.over):
-            place.leave()
+            # The znode went with the session that ended, if it was created in that one. A create that waited for a
+            # connection, or was tried again, may have been carried out in the next: so it is looked for. Behind one
+            # that was forgotten this contender would wait for as long as the session lasts.
+            place.node = None
             place.tenure = self._begin_tenure()
-        elif place.doubtful and place.node is None:
+        if place.doubtful and place.node is None:
             place.node = await self._find(place.identifier)
         if place.node is None:
             place.doubtful = True
@@ -145,7 +148,7 @@ class LockCore(Recipe, Holding):
                 self.cancelled = False
                 raise AcquireCancelled(self.path)
             names, stat = await together((client.get_children_async(self.path), client.exists_async(self._below(node))))
-            if stat is None:
+            if stat is None or (place.ephemeral and stat.ephemeralOwner != client._session.session_id):
                 raise _Gone
             ahead = self._next_ahead(node, names)
             if ahead is None:
@@ -195,10 +198,10 @@ class LockCore(Recipe, Holding):
     # ---- and the rest
 
     async def _release(self) -> bool:
-        node, held = self.node, self.is_acquired
-        if not held and not self.lost:
+        node = self.node
+        held, lost = self._let_go()
+        if not held and not lost:
             return False
-        self._let_go()
         self.node = None
         try:
             if held and node is not None:

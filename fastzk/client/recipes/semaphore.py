@@ -121,6 +121,8 @@ class SemaphoreCore(Recipe, Holding):
             return self._hold(tenure, own)
         lock = self._lock = LockCore(self.client, self.lock_path, self.data.decode())
         try:
+            if self.cancelled:  # before there was a lock to cancel
+                raise AcquireCancelled(self.path)
             if not await lock._acquire(blocking, None, True):
                 return False
             return await self._wait_for_lease(lock, tenure, blocking)
@@ -167,8 +169,7 @@ class SemaphoreCore(Recipe, Holding):
             await self.client.retried(self.client.delete_async, self.create_path)
 
     async def _release(self) -> bool:
-        held = self.is_acquired
-        self._let_go()
+        held, _ = self._let_go()
         if held:
             try:
                 await self._give_back()

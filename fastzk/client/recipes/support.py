@@ -20,7 +20,7 @@ from fastzk.client._channel import normal_path
 from fastzk.client.operations import Operations
 from fastzk.client.retry import RetryPolicy
 from fastzk.client.signals import Signal
-from fastzk.errors import OperationTimeoutError, ZooKeeperError
+from fastzk.errors import ConnectionClosedError, OperationTimeoutError, ZooKeeperError
 
 T = TypeVar("T")
 
@@ -155,7 +155,11 @@ class Turnstile:
             if not self._withdraw(signal):
                 self.leave()
             raise
-        return not self._withdraw(signal)
+        if not self._withdraw(signal):
+            return True
+        if signal.is_set:  # not by who left: the client was stopped, and has been started again meanwhile
+            raise ConnectionClosedError()
+        return False
 
     def _withdraw(self, signal: Signal) -> bool:
         """Whether it was still in the line: who is not has been given the turn."""
@@ -192,6 +196,8 @@ class Holding:
         #: The creation zxid of the znode that stands for it: greater for each later holder. None when it is not held.
         self.fencing_token: int | None = None
         self._tenure: Tenure | None = None
+        # The session ends in one thread while another one releases.
+        self._changing = threading.Lock()
 
     def _begin_tenure(self) -> Tenure:
         tenure = Tenure(self)
@@ -207,28 +213,35 @@ class Holding:
 
         :param tenure: None for what outlives the session.
         """
-        self.lost = False
-        self.fencing_token = token
-        self._tenure = tenure
-        self.is_acquired = True
+        with self._changing:
+            self.lost = False
+            self.fencing_token = token
+            self._tenure = tenure
+            self.is_acquired = True
         if tenure is not None and tenure.over:
             self._let_go()
             return False
         return True
 
-    def _let_go(self) -> None:
-        self.is_acquired = False
-        self.lost = False
-        self.fencing_token = None
-        tenure, self._tenure = self._tenure, None
+    def _let_go(self) -> tuple[bool, bool]:
+        """Neither held nor lost from now on; whether it was held, and whether it was lost."""
+        with self._changing:
+            held, lost, tenure = self.is_acquired, self.lost, self._tenure
+            self.is_acquired = self.lost = False
+            self.fencing_token = None
+            self._tenure = None
         self._end_tenure(tenure)
+        return held, lost
 
     def _session_over(self, tenure: Tenure) -> None:
-        if self._tenure is tenure:
-            self._let_go()
-            self.lost = True
-            if self.on_lost is not None:
-                self._holding_client.tell(self.on_lost)
+        with self._changing:
+            if self._tenure is not tenure:
+                return
+            self.is_acquired, self.lost = False, True
+            self.fencing_token = None
+            self._tenure = None
+        if self.on_lost is not None:
+            self._holding_client.tell(self.on_lost)
 
 
 class Tenure:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from conformance.kazoo_client import patience
+from conformance import kazoo_patience
 from conformance.kazoo_client.differences import DIFFERENT, IN_A_HURRY, NEED_ENSEMBLE
 from fastzk import acl, errors
 from fastzk.client import recipes, results, states, watchers
@@ -189,7 +189,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = item.getparent(pytest.Module)
         assert module is not None
-        patience.limit(module.obj)
+        kazoo_patience.limit(module.obj)
         start = module.obj.__name__.rpartition(".")[2]
         parent = item.parent.name if item.parent is not None else ""
         for name in (f"{start}::{item.name}", f"{start}::{parent}::{item.name}"):
