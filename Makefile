@@ -10,6 +10,10 @@ FRAMES ?= 1000000
 SEED ?= 1
 # Tests that run at a time. Many wait for servers more than they compute: one more than there are processors.
 WORKERS ?= $(shell expr 1 + $$(nproc))
+# Which workloads `make instructions` counts (all), and its options.
+COUNT ?=
+# Arguments for `asv run`: make bench-asv ASV="--quick --bench znode_tree"
+ASV ?=
 # Which seeds to simulate.
 SEEDS ?= 1-1000
 VENV := .venv
@@ -17,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find fastzk -name '*.pyx' -o -name '*.pxd' ! -name '_constants.pxd') fastzk/protocol.py setup.py pyproject.toml
 
-.PHONY: help run build test simulate fuzz lint bench clean
+.PHONY: help run build test simulate fuzz lint bench bench-quick bench-asv instructions clean
 .DELETE_ON_ERROR:
 
 help:
@@ -26,7 +30,10 @@ help:
 	@echo 'make fuzz   build a copy with sanitizers, then send it damaged frames (FRAMES=1000000 SEED=1)'
 	@echo 'make simulate SEEDS=1-10000  whole ensembles under faults, by seed, on all cores'
 	@echo 'make lint   ruff, mypy --strict, cython-lint'
+	@echo 'make bench-quick  micro-benchmarks in half a minute (TESTS="bench/quick -k tree" for some)'
+	@echo 'make bench-asv    the whole suite, kept by commit, as pages in .asv/html (ASV="--quick")'
 	@echo 'make bench  compare with Apache ZooKeeper; see bench/README.md'
+	@echo 'make instructions  count what fixed pieces of work take (COUNT="server-get --top 9" for some), and compare'
 	@echo 'make clean  remove what was built; ./data stays'
 
 # `exec`: Ctrl-C and signals reach the server itself, and its exit code is that of make's recipe.
@@ -52,7 +59,7 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-$(VENV)/.test $(VENV)/.lint: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["$*"], sep="\n")' > $@.txt
 	$(PIP) install --requirement $@.txt
 	@touch $@
@@ -85,8 +92,22 @@ lint: $(VENV)/.built $(VENV)/.lint
 bench: $(VENV)/.built
 	$(BIN)/python bench/compare.py
 
-# ./data stays: it is what `make run` was given to keep.
+bench-quick: TESTS = bench/quick
+bench-quick: $(VENV)/.built $(VENV)/.bench
+	$(BIN)/python -m pytest $(TESTS) --benchmark-max-time=0.2 --benchmark-min-rounds=3 --benchmark-warmup=off \
+		--benchmark-columns=min,median,iqr,rounds --benchmark-sort=name
+
+# asv builds each commit it measures in an environment of its own. `asv machine` is for its first run, which would ask.
+bench-asv: $(VENV)/.bench
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run $(ASV)
+	$(BIN)/asv publish
+
+instructions: $(VENV)/.built
+	$(BIN)/python -m bench.instructions $(COUNT)
+
+# ./data stays: it is what `make run` was given to keep; so do asv's results.
 clean:
-	rm -rf $(VENV) build dist fastzk.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) build dist fastzk.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .asv/env .asv/html
 	find fastzk -name '*.so' -delete -o -name '*.c' -delete -o -name '_constants.pxd' -delete
 	find fastzk tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
