@@ -242,7 +242,11 @@ def p99_us(samples: array[int], since: int, until: int) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    from compare import LOADS, Comparison, disk_folder  # here, for it imports this
+    # here, for they import this
+    from compare.ensembles import load_ensemble
+    from compare.machine import disk_folder
+    from compare.plan import ENSEMBLE_LOADS, Scale
+    from compare.programs import Programs
 
     parser = argparse.ArgumentParser(description="Measure three servers of one kind.")
     parser.add_argument("what", nargs="*", help="load, failover, catch-up, full-state; all if none is named")
@@ -260,21 +264,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with tempfile.TemporaryDirectory(prefix="fastzk-bench-", dir=disk_folder(options.dir)) as name:
-            comparison = Comparison(Path(name), [kind], options.rounds, options.quick)
+            programs, scale = Programs(Path(name)), Scale.make(options.quick, options.rounds)
             with trio(kind, Path(name) / "trio") as servers:
                 for turn in range(options.rounds if "load" in what else 0):
-                    for row, load in LOADS.items():
-                        if row.startswith("ensemble-"):
-                            tell(row=row, **comparison.load_ensemble(servers, load, f"/{row}-{turn}"))
+                    for row, load in ENSEMBLE_LOADS.items():
+                        result = load_ensemble(programs, servers, load, scale.seconds, f"/{row}-{turn}")
+                        tell(row=row, **result)
                 for turn in range(options.rounds if "failover" in what else 0):
-                    tell(row="failover", **failover(comparison.failover_program, servers, turn))
+                    tell(row="failover", **failover(programs["failover"], servers, turn))
                 for turn in range(options.rounds if "catch-up" in what else 0):
-                    tell(row="catch-up", seconds=catch_up(comparison.run_zkload, servers, turn, comparison.missed))
+                    tell(row="catch-up", seconds=catch_up(programs.zkload, servers, turn, scale.missed))
             if "full-state" in what:
                 with trio(kind, Path(name) / "whole") as servers:
-                    sizes: dict[str, Any] = {"znodes": comparison.znodes, "rounds": options.rounds}
-                    sizes["quiet"] = comparison.seconds
-                    for state in full_state(comparison.run_zkload, comparison.zkprobe, servers, **sizes):
+                    sizes: dict[str, Any] = {"znodes": scale.znodes, "rounds": scale.rounds, "quiet": scale.seconds}
+                    for state in full_state(programs.zkload, programs["zkprobe"], servers, **sizes):
                         tell(row="full-state", **vars(state))
     except Failed as error:
         print(f"ensemble.py: {error}", file=sys.stderr)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import resource
 import shlex
 import shutil
 import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,16 +37,24 @@ class Server:
         self.port = free_port()
         self.log = directory / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.configure(settings)
+
+    def configure(self, settings: Sequence[str]) -> None:
+        """Write the zoo.cfg, which is the same for fastzk and ZooKeeper; ``settings`` are further lines of it."""
         lines = [
             "tickTime=2000",
-            f"dataDir={directory / 'data'}",
+            f"dataDir={self.directory / 'data'}",
             f"clientPort={self.port}",
             "clientPortAddress=127.0.0.1",
             # ZooKeeper would open port 8080 for it.
             "admin.enableServer=false",
             *settings,
         ]
-        (directory / "zoo.cfg").write_text("".join(f"{line}\n" for line in lines))
+        (self.directory / "zoo.cfg").write_text("".join(f"{line}\n" for line in lines))
+
+    def arguments(self) -> Sequence[str]:
+        """The command line."""
+        return [*self.command, str(self.directory / "zoo.cfg")]
 
     @classmethod
     def missing(cls) -> str | None:
@@ -54,7 +65,7 @@ class Server:
         """Start the process, and wait for nothing."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.command, str(self.directory / "zoo.cfg")],
+                self.arguments(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -63,11 +74,15 @@ class Server:
             )
 
     def start(self) -> float:
-        """Returns the seconds until a session was established."""
+        """Returns the seconds until it served."""
         began = time.perf_counter()
         self.launch()
-        self.session(began + 120).close()
+        self.wait_until_it_serves(began + 120)
         return time.perf_counter() - began
+
+    def wait_until_it_serves(self, deadline: float) -> None:
+        """Until a session was established; ``deadline`` is one of time.perf_counter. Raises Failed."""
+        self.session(deadline).close()
 
     def session(self, deadline: float = 0.0) -> Session:
         """A session; until `deadline` (of time.perf_counter) a server that does not answer is tried again."""
@@ -101,8 +116,11 @@ class Server:
             self.process.wait()
             self.process = None
 
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def explain(self, what: str) -> str:
-        tail = self.log.read_text(errors="replace").splitlines()[-20:]
+        tail = self.log.read_text(errors="replace").splitlines()[-20:] if self.log.exists() else []
         return "\n".join([f"{self.name} {what}; the end of its log:", *tail])
 
     def resident(self) -> dict[str, int]:
@@ -147,11 +165,21 @@ class Fastzk(Server):
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
 
 
+def allow_open_files() -> int:
+    """Raise the soft limit of open files to the hard one, for this process and those it starts; returns it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
 def environment() -> dict[str, str]:
-    """The environment of the servers: fastzk is found in this checkout, whether it is installed or not."""
-    checkout = str(Path(__file__).resolve().parent.parent)
+    """The environment of the servers: they run the fastzk that this process would import; this checkout's if none."""
+    spec = importlib.util.find_spec("fastzk")
+    home = Path(spec.origin).parent.parent if spec and spec.origin else Path(__file__).resolve().parent.parent
+    if str(home) in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        return dict(os.environ)  # the interpreter finds it, after its own modules
     inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{checkout}{os.pathsep}{inherited}" if inherited else checkout}
+    return {**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{inherited}" if inherited else str(home)}
 
 
 def free_port() -> int:

@@ -1,8 +1,9 @@
 """A pytest plugin for kazoo's own tests with kazoo's own client, without two races that are in these themselves.
 
-A client that is refused says so here, however quickly the refusal comes. ``KazooClient.start`` waits for CONNECTED, which comes before SASL begins, and then looks whether it is connected. When
-the refusal is quicker than the thread that waits, it finds itself unconnected and raises KazooTimeoutError, at once
-("Connection time-out"), or ConnectionClosedError. Seen with Apache ZooKeeper, too, but oftener with a quicker server.
+A client that is refused says so here, however quickly the refusal comes. ``KazooClient.start`` waits for CONNECTED,
+which comes before SASL begins, and then looks whether it is connected. When the refusal is quicker than the thread that
+waits, it finds itself unconnected and raises KazooTimeoutError, at once ("Connection time-out"), or
+ConnectionClosedError. Seen with Apache ZooKeeper, too, but oftener with a quicker server.
 
 For threads that wait for one another without a limit see ``kazoo_patience``.
 """

@@ -1,0 +1,120 @@
+"""One fastzk-server under load (zkload, closed loop): requests a second, and latency, on one machine.
+
+By connections, requests in flight on each, and the mix; by the size of the data; by the number of children listed.
+Writes are durable when they are answered.
+
+Expected: reads a second grow with connections x window until a processor is full, and stay there; never fewer with
+more connections. Writes share an fdatasync, so they grow about with connections x window until the processor is full,
+too. The median latency is connections x window / requests a second. Small data cost nothing, from some KB on the bytes
+count. A list of children is linear in their number.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from programs import compile_program, run_zkload
+from servers import Failed
+
+from .support import SECONDS, disk, need_compiler, server, the
+
+Found = Mapping[Any, Mapping[str, float]]
+
+
+def measure(loads: Mapping[Any, Sequence[str]]) -> dict[Any, dict[str, Any]]:
+    """What zkload says of each load, one after the other on one server."""
+    try:
+        need_compiler()
+    except NotImplementedError as why:
+        return {"skipped": str(why)}  # type: ignore[dict-item]
+    found = {}
+    with disk() as folder, server(folder) as running:
+        program = compile_program("zkload", folder)
+        for number, (key, arguments) in enumerate(loads.items()):
+            common = ("-s", f"127.0.0.1:{running.port}", "-t", str(SECONDS), "-u", str(SECONDS / 3), "-r")
+            try:
+                found[key] = run_zkload(program, *common, "-p", f"/load-{number}", *arguments)
+            except Failed as error:
+                raise Failed(running.explain(str(error))) from None
+    return found
+
+
+class Load:
+    """Of 200 znodes of 128 bytes, at random."""
+
+    params = (("get", "set", "mixed:90", "delete-create"), (1, 8, 32, 128), (1, 16))
+    param_names = ("operation", "connections", "window")
+
+    def setup_cache(self) -> dict[Any, dict[str, Any]]:
+        keys = itertools.product(*Load.params)
+        return measure({(o, c, w): ["-o", o, "-c", str(c), "-w", str(w), "-k", "200"] for o, c, w in keys})
+
+    setup_cache.timeout = 300
+
+    def setup(self, found: Found, *key: Any) -> None:
+        the(found, key)
+
+    def track_requests_per_second(self, found: Found, *key: Any) -> float:
+        return found[key]["ops_per_s"]
+
+    track_requests_per_second.unit = "1/s"
+
+    def track_median(self, found: Found, *key: Any) -> float:
+        return found[key]["p50_us"]
+
+    track_median.unit = "us"
+
+    def track_p99(self, found: Found, *key: Any) -> float:
+        return found[key]["p99_us"]
+
+    track_p99.unit = "us"
+
+
+class DataSize:
+    """32 connections x 16 in flight, by the bytes of a znode."""
+
+    params = (("get", "set"), (16, 128, 1_024, 16_384))
+    param_names = ("operation", "bytes")
+
+    def setup_cache(self) -> dict[Any, dict[str, Any]]:
+        loads = {}
+        for operation, size in itertools.product(*DataSize.params):
+            loads[operation, size] = ["-o", operation, "-c", "32", "-w", "16", "-k", "200", "-b", str(size)]
+        return measure(loads)
+
+    setup_cache.timeout = 120
+
+    def setup(self, found: Found, *key: Any) -> None:
+        the(found, key)
+
+    def track_requests_per_second(self, found: Found, *key: Any) -> float:
+        return found[key]["ops_per_s"]
+
+    track_requests_per_second.unit = "1/s"
+
+    def track_p99(self, found: Found, *key: Any) -> float:
+        return found[key]["p99_us"]
+
+    track_p99.unit = "us"
+
+
+class Children:
+    """getChildren, 8 connections x 4 in flight, by the number of children."""
+
+    params = (10, 100, 1_000, 10_000)
+    param_names = ("children",)
+
+    def setup_cache(self) -> dict[Any, dict[str, Any]]:
+        return measure({n: ["-o", "children", "-c", "8", "-w", "4", "-k", str(n)] for n in Children.params})
+
+    setup_cache.timeout = 120
+
+    def setup(self, found: Found, children: int) -> None:
+        the(found, children)
+
+    def track_requests_per_second(self, found: Found, children: int) -> float:
+        return found[children]["ops_per_s"]
+
+    track_requests_per_second.unit = "1/s"
