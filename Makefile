@@ -32,7 +32,7 @@ help:
 	@echo 'make lint   ruff, mypy --strict, cython-lint'
 	@echo 'make bench-quick  micro-benchmarks in half a minute (TESTS="bench/quick -k tree" for some)'
 	@echo 'make bench-asv    the whole suite, kept by commit, as pages in .asv/html (ASV="--quick")'
-	@echo 'make bench  compare with Apache ZooKeeper; see bench/README.md'
+	@echo 'make bench  compare with Apache ZooKeeper, Redis and etcd; see bench/README.md'
 	@echo 'make instructions  count what fixed pieces of work take (COUNT="server-get --top 9" for some), and compare'
 	@echo 'make clean  remove what was built; ./data stays'
 
@@ -89,7 +89,7 @@ lint: $(VENV)/.built $(VENV)/.lint
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastzk # it calls pycodestyle by its name
 
-bench: $(VENV)/.built
+bench: $(VENV)/.built $(VENV)/.bench
 	$(BIN)/python bench/compare.py
 
 bench-quick: TESTS = bench/quick
