@@ -433,7 +433,8 @@ class Ensemble:
                 self._full_states.send(to, stream)
             case ReceiveState(_, stream):
                 self._full_states.receive(stream)
-            case Reconfigured(membership):
+            case Reconfigured(zxid, membership):
+                self._epochs.adopt(zxid)
                 self._reconfigured(membership)
 
     def _leads(self, epoch: int) -> bool:

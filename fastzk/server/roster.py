@@ -59,8 +59,11 @@ def recovered_memberships(
 def _recovered_memberships(
     config: EnsembleConfig, recovered: Recovered
 ) -> tuple[Membership, tuple[int, Membership] | None]:
+    assert recovered.epochs is not None
     found = [(zxid, Membership.parse(text.decode())) for zxid, text in recovered.memberships]
     pending = found[-1] if found else None
+    if pending is not None and pending[0] <= recovered.epochs.membership:
+        return pending[1], None
     if len(found) > 1:
         return found[-2][1], pending  # it was committed, or there would not be another one behind it
     stored = recovered.tree.data(CONFIG_PATH.encode())

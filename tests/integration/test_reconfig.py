@@ -236,6 +236,25 @@ def test_everything_is_still_there_after_a_restart_of_all(three: Growing) -> Non
         assert session.get(CONFIG)[0] == text.encode()
 
 
+def test_who_is_left_does_not_ask_those_that_left(three: Growing) -> None:
+    leader = three.leader()
+    three.prepare(4)
+    three.launch(4)
+    with three.admin(leader) as session:
+        reconfig(session, joining=three.line(4))
+        three.wait_serving(4)
+        gone = three.followers()[:2]
+        text = reconfig(session, leaving=",".join(map(str, gone)))
+    # Nobody has made a checkpoint since: the log has the change, and does not say that it was committed.
+    three.kill9(1, 2, 3, 4)
+    for server in gone:
+        three.forget(server)
+    three.start()
+    with three.session(leader) as session:
+        assert session.get(CONFIG)[0] == text.encode()
+        session.create("/two-left")
+
+
 def test_a_whole_membership(three: Growing) -> None:
     with three.admin(2) as session:
         lines = ",".join([three.line(3), three.line(2), three.line(1, observer=True)])

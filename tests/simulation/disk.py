@@ -29,6 +29,8 @@ class Disk:
         #: How long an fdatasync takes, in microseconds; -1: it does not return until ``release``.
         self.delay = delay
         self.promise = (0, -1)
+        #: The last change of the membership that is known to be committed.
+        self.membership = 0
         self.checkpoint: Checkpoint | None = None
         #: The zxid before the first batch.
         self.base = 0
@@ -54,6 +56,10 @@ class Disk:
         """Write a promise."""
         assert epoch > self.promise[0], f"epoch {epoch} is promised after {self.promise}"
         self.promise = (epoch, candidate)
+
+    def adopt(self, zxid: int) -> None:
+        """Write that the membership at `zxid` is committed."""
+        self.membership = max(self.membership, zxid)
 
     def append(self, proposal: Proposal) -> None:
         """Write a batch; the owner hears when it is durable."""

@@ -75,6 +75,8 @@ class Server:
                 if pending is not None:
                     membership = pending[1]  # there is never but one that is not committed
                 pending = (batch.last_zxid, found)
+        if pending is not None and pending[0] <= disk.membership:
+            membership, pending = pending[1], None
         self._history = ListHistory(disk.base, disk.batches)
         #: The committed sequence was compared up to here.
         self._compared = commit
@@ -284,6 +286,7 @@ class Server:
         elif isinstance(action, actions.Confirmed):
             self._confirmed(action.round)
         elif isinstance(action, actions.Reconfigured):
+            self.disk.adopt(action.zxid)
             world.statistics["memberships adopted"] += 1
 
     def _send(self, action: actions.Send) -> None:

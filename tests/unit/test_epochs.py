@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64_hexdigest
 
 from fastzk.server.epochs import NOBODY, EpochFile, Promise
 from fastzk.server.errors import StartupError
@@ -64,6 +65,24 @@ def test_an_epoch_of_nobody_may_be_promised(path: Path) -> None:
     epochs.save(4, NOBODY)
     epochs.save(4, 2)
     assert opened(path).promise == (4, 2)
+
+
+def test_the_committed_membership_is_kept_beside_the_promise(path: Path) -> None:
+    epochs = opened(path)
+    epochs.save(7, 2)
+    epochs.adopt(0x7_0000_0009)
+    epochs.adopt(0x7_0000_0004)  # older news
+    assert opened(path).membership == 0x7_0000_0009
+    epochs.save(8, 1)
+    again = opened(path)
+    assert (again.promise, again.membership) == ((8, 1), 0x7_0000_0009)
+
+
+def test_the_first_format_has_no_membership(path: Path) -> None:
+    line = b"fastzk-promise 1 epoch=7 promised_to=2"
+    path.write_bytes(line + f" xxh3={xxh3_64_hexdigest(line)}\n".encode())
+    epochs = opened(path)
+    assert (epochs.promise, epochs.membership) == ((7, 2), 0)
 
 
 def test_any_damage_is_noticed(path: Path) -> None:

@@ -25,11 +25,17 @@ def membership(*servers: int, version: int = 0, more: str = "") -> Membership:
 FILES = membership(1, 2, 3)
 
 
-def begin(stored: bytes, *logged: Membership) -> tuple[Membership, tuple[int, Membership] | None]:
+def begin(
+    stored: bytes, *logged: Membership, committed: int = 0
+) -> tuple[Membership, tuple[int, Membership] | None]:
     config = EnsembleConfig(my_id=1, membership=FILES, init_limit=10, sync_limit=5)
     memberships = [(each.version, each.text().encode()) for each in logged]
-    tree = SimpleNamespace(data={b"/zookeeper/config": stored}.get)
-    return recovered_memberships(config, cast(Recovered, SimpleNamespace(tree=tree, memberships=memberships)))
+    recovered = SimpleNamespace(
+        tree=SimpleNamespace(data={b"/zookeeper/config": stored}.get),
+        epochs=SimpleNamespace(membership=committed),
+        memberships=memberships,
+    )
+    return recovered_memberships(config, cast(Recovered, recovered))
 
 
 def test_a_new_server_begins_with_its_files() -> None:
@@ -50,6 +56,13 @@ def test_one_in_the_log_may_not_be_committed() -> None:
 def test_of_two_in_the_log_the_first_was_committed() -> None:
     stored, first, second = (membership(1, 2, 3, i, version=i) for i in (7, 8, 9))
     assert begin(stored.text().encode(), first, second) == (first, (9, second))
+
+
+def test_one_in_the_log_is_known_to_be_committed() -> None:
+    stored, first, second = (membership(1, 2, 3, i, version=i) for i in (7, 8, 9))
+    assert begin(stored.text().encode(), first, committed=8) == (first, None)
+    assert begin(stored.text().encode(), first, committed=7) == (stored, (8, first))
+    assert begin(stored.text().encode(), first, second, committed=8) == (first, (9, second))
 
 
 @pytest.mark.parametrize("stored", [b"nonsense", b"server.1=h:1:2\nversion=zz", b"\xff\xfe"])

@@ -93,8 +93,10 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Reconfigured:
-    """A new membership is committed."""
+    """A new membership is committed, by the batch that ends with `zxid`. Note that durably before anything that comes
+    after: once the servers that have left are gone, nobody else may be there to say so."""
 
+    zxid: int
     membership: Membership
 
 

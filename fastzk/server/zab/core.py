@@ -68,7 +68,8 @@ class Core:
         history: the log, whose content is durable.
         commit: known to be committed (what the state was loaded with).
         promise: the last (epoch, candidate) of ``Save``; (0, -1) for a new server.
-        pending: (zxid, membership) of a reconfiguration in the log behind `commit`, or None.
+        pending: (zxid, membership) of a reconfiguration in the log behind `commit`, or None; also None if the last
+            ``Reconfigured`` said that it is committed: then it is `membership`.
         inspect: the membership that a batch's reconfiguration brings, None if there is none in it.
         timing: durations.
         random: the only source of chance.
@@ -382,5 +383,6 @@ class Core:
 
     def _adopt(self) -> None:
         assert self.pending is not None
-        self.membership, self.pending = self.pending[1], None
-        self.act(Reconfigured(self.membership))
+        zxid, self.membership = self.pending
+        self.pending = None
+        self.act(Reconfigured(zxid, self.membership))

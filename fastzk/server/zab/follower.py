@@ -151,8 +151,9 @@ class Following(Role):
         core = self.core
         if message.previous == core.history.last_zxid:
             core.appended(message.proposal)
-            core.act(Log(message.proposal))
+            # A membership that is committed is noted before there is a log that the servers it leaves behind lack.
             self._commit(message.commit)
+            core.act(Log(message.proposal))
         elif message.previous > core.history.last_zxid and not self._resync_sent:
             self._resync_sent = True
             core.send(self.leader, Resync(self.epoch, self.stream))
