@@ -314,7 +314,9 @@ class Ensemble:
         if self._stopped or not body:
             return
         try:
-            self.core.tick(_now_ms())  # what comes after a long pause finds the clock set
+            now_ms = _now_ms()
+            if now_ms != self.core.now:
+                self.core.tick(now_ms)  # what comes after a long pause finds the clock set
             if body[0] <= LAST_TYPE:
                 self.core.step(peer, decode(body))
             else:

@@ -670,7 +670,7 @@ def test_a_silent_server_is_given_up(proxy: Proxy, make: Make) -> None:
 
 
 def test_an_idle_session_is_kept_alive(server: Server, make: Make) -> None:
-    client = make(server.hosts, timeout=4.0)
+    client = make(server.hosts, timeout=8.0)
     states = states_of(client)
     session = client.client_id
     deadline = time.monotonic() + 1.5 * client.session_timeout
