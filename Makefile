@@ -21,12 +21,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find fastzk -name '*.pyx' -o -name '*.pxd' ! -name '_constants.pxd') fastzk/protocol.py setup.py pyproject.toml
 
-.PHONY: help run build test simulate fuzz lint bench bench-quick bench-asv instructions clean
+.PHONY: help run build test test-benchmarks simulate fuzz lint bench bench-quick bench-asv instructions clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make run    build, then serve 127.0.0.1:2181 from ./data until Ctrl-C (ARGS="..." for the server)'
 	@echo 'make test   build, then run all tests (TESTS="tests/unit -k log" for some)'
+	@echo 'make test-benchmarks  a smoke pass of the benchmarks, and the count of instructions beside its baseline'
 	@echo 'make fuzz   build a copy with sanitizers, then send it damaged frames (FRAMES=1000000 SEED=1)'
 	@echo 'make simulate SEEDS=1-10000  whole ensembles under faults, by seed, on all cores'
 	@echo 'make lint   ruff, mypy --strict, cython-lint'
@@ -65,7 +66,11 @@ $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.installed
 	@touch $@
 
 test: $(VENV)/.built $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not benchmarks" $(TESTS)
+
+# What measures wants the processors for itself, so these are not among the others.
+test-benchmarks: $(VENV)/.built $(VENV)/.test
+	$(BIN)/python -m pytest -m benchmarks tests/integration
 
 # A copy, because a checked extension does not load without the sanitizer's library. tar keeps the times of the
 # files, so only what has changed is compiled again.

@@ -38,7 +38,7 @@ SELECTION = (
 )
 SMALL = {"FASTZK_BENCH_SECONDS": "0.03", "FASTZK_BENCH_ZNODES": "10000"}
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.benchmarks
 
 
 def run(*command: str | Path, environment: Mapping[str, str], seconds: float) -> str:

@@ -22,7 +22,7 @@ def run_compare(*arguments: str, path: str = "") -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, env=environment)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_two_rows_end_in_results_and_a_report_that_has_them(tmp_path: Path) -> None:
     require(ZooKeeperServer.missing() is None, ZooKeeperServer.missing() or "")
     require(shutil.which("cc") or shutil.which("gcc"), "no C compiler")
@@ -53,7 +53,7 @@ def test_two_rows_end_in_results_and_a_report_that_has_them(tmp_path: Path) -> N
     assert again.stdout == done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.benchmarks
 def test_a_server_that_does_not_start_costs_the_others_nothing(tmp_path: Path) -> None:
     require(ZooKeeperServer.missing() is None, ZooKeeperServer.missing() or "")
     require(shutil.which("cc") or shutil.which("gcc"), "no C compiler")

@@ -16,7 +16,7 @@ BASELINE = ROOT / "bench" / "instructions" / "baseline.json"
 #: The cheapest one, to test the comparison itself.
 ONE = "tree-find"
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.benchmarks
 
 
 def guard(*arguments: object) -> subprocess.CompletedProcess[str]:
