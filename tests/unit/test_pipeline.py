@@ -410,16 +410,19 @@ def test_a_session_whose_end_was_refused_still_ends(parts: Parts) -> None:
     wire.poll(lambda: not parts.log.no_space, "the log finds room")
     parts.pipeline.space_again()
     _log._inject(fail_prepare_errno=errno.ENOSPC)
+    segments = len(parts.log.segments)
     for _ in range(100):
-        filler.send(*[wire.create(f"/fill{next(number)}", b"x" * 5000) for _ in range(3)])
-        parts.turn()
-        if parts.log.no_space and not parts.pipeline.read_only:
-            # this one will be refused with everything behind it
-            filler.send(wire.create("/big", b"x" * 60_000))
+        filler.send(wire.create(f"/fill{next(number)}", b"x" * 5000))
+        parts.settle()
+        if len(parts.log.segments) > segments:
             break
-        parts.durable()
     else:
-        raise AssertionError("the disk does not fill")
+        raise AssertionError("the live segment does not fill")
+    wire.poll(lambda: parts.log.no_space, "there is none behind the one that is live now")
+    assert not parts.pipeline.read_only
+    filler.send(wire.create(f"/fill{next(number)}"))
+    parts.turn()
+    filler.send(wire.create("/big", b"x" * 60_000))  # this one will be refused with everything behind it
     closing.send(CLOSE)
     expiring.drop()
     parts.sessions.closing(ids[1])  # as Sessions.expired() does
