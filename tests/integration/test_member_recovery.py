@@ -18,6 +18,7 @@ from support.servers import FastzkServer, Server, ServerFailed, tree_of
 from fastzk import _codec, records
 from fastzk.protocol import OpCode
 from fastzk.server._apply import Applier
+from fastzk.server.ensemble import APPLY_BYTES
 from fastzk.server.recovery import load_pages
 from fastzk.server.store import META_CHECKPOINT_ZXID, META_TREE_DIGEST, Store, pack_int
 
@@ -90,6 +91,19 @@ def descriptors(server: Server) -> list[str]:
 
 def threads(server: Server) -> int:
     return len(list(Path(f"/proc/{server.pid}/task").iterdir()))
+
+
+def test_a_leader_has_more_to_apply_than_goes_in_one_slice(make_ensemble: Callable[..., Ensemble]) -> None:
+    """Its epoch's opening is committed long before it has applied all that its log has of the epochs before."""
+    ensemble = make_ensemble(snapCount="1000000")
+    count = 4 * APPLY_BYTES // 1000
+    write(ensemble, ensemble.leader(), "/n", count, 1000)
+    before = ensemble.assert_same_trees()
+    ensemble.kill9(*ensemble.ids)
+    ensemble.launch(*ensemble.ids)
+    ensemble.wait_serving()
+    assert re.search(r"zxid=0x0 checkpoint=0x0 log=0x1\d+", ensemble[ensemble.leader()].log_text())  # all is to be applied
+    assert ensemble.assert_same_trees() == before
 
 
 class TestDivergence:
