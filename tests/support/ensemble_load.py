@@ -182,7 +182,7 @@ class Client:
             self._serial += 1
             value = f"{self.name}:{self._serial}".encode()
             if roll < 0.5:
-                write = Write(f"{CREATED}/{self.name}-{self._serial}", value, 0.0)
+                write = Write(f"{CREATED}/{self.name}/{self._serial}", value, 0.0)
                 requests.append(wire.create(write.path, value))
             else:
                 write = Write(key, value, 0.0)
@@ -268,7 +268,9 @@ class EnsembleLoad:
     def start(self) -> None:
         """Make the parents where they are missing, and start the clients."""
         with self.ensemble.session(self.ensemble.awake[0]) as session:
-            for path in (KEYS, CREATED, EPHEMERALS, *self._keys):
+            # A folder for each client: after many loads one list of all would be larger than a reply may be.
+            folders = [f"{CREATED}/{client.name}" for client in self.clients]
+            for path in (KEYS, CREATED, EPHEMERALS, *self._keys, *folders):
                 assert session.error(wire.create(path)) in {wire.OK, wire.NODE_EXISTS}
         for i in self.ensemble.awake:
             with self.ensemble.session(i) as session:
@@ -350,7 +352,7 @@ class EnsembleLoad:
                 or (write.acknowledged is not None and node.stat.czxid != write.zxid)
             ):
                 wrong.append(f"{write} but found is {node}")
-        prefixes = tuple(f"{CREATED}/{client.name}-" for client in self.clients)
+        prefixes = tuple(f"{CREATED}/{client.name}/" for client in self.clients)
         wrong += [
             f"{path}: nobody created it" for path in tree if path.startswith(prefixes) and path not in created
         ]
