@@ -103,6 +103,8 @@ bench-quick: $(VENV)/.built $(VENV)/.bench
 		--benchmark-columns=min,median,iqr,rounds --benchmark-sort=name
 
 # asv builds each commit it measures in an environment of its own. `asv machine` is for its first run, which would ask.
+# Its forkserver (asv.conf.json) gives every parameter a fork of a process that has imported everything: to start an
+# interpreter for each of the hundreds would take longer than to measure them.
 bench-asv: $(VENV)/.bench
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run $(ASV)

@@ -28,7 +28,7 @@
 
 enum { DATA = 0, HEADERS = 1, RST_STREAM = 3, SETTINGS = 4, PING = 6, GOAWAY = 7, WINDOW_UPDATE = 8 };
 enum { ACK = 1, END_STREAM = 1, END_HEADERS = 4, FRAME_HEADER = 9 };
-/* Calls may end in any order. The place of a stream in the tables is its number modulo this. */
+/* Calls may end in any order. The place of a stream among the calls is its number modulo this. */
 enum { PLACES = 4096 };
 /* What may come on a connection until it is granted more, as HTTP/2 counts it. */
 #define LARGEST_WINDOW 0x7fffffffu
@@ -37,12 +37,16 @@ enum { PLACES = 4096 };
 enum { PUT, RANGE, SERIALIZABLE };
 
 typedef struct {
+    uint64_t sent;                            /* 0: it is over, or there was none */
+    uint32_t stream, received;                /* bytes of DATA of this call, in however many frames */
+} Call;
+
+typedef struct {
     int fd, operation, live;
     uint32_t stream, random;
     uint64_t received;                        /* bytes of DATA since the last grant */
     int64_t may_send;                         /* bytes of DATA the server still takes */
-    uint64_t sent[PLACES];                    /* 0: no call */
-    uint8_t answered[PLACES];
+    Call calls[PLACES];
     uint8_t out[1 << 17], in[1 << 17];
     size_t out_have, in_have;
 } Connection;
@@ -111,12 +115,11 @@ static void call(Connection *c, unsigned key) {
     errno = 0;
     if (c->stream > LARGEST_WINDOW) fail("a connection has had all its streams");
     if ((c->may_send -= p - message) < 0) fail("the server grants no more data");
-    unsigned place = c->stream / 2 % PLACES;
-    if (c->sent[place]) fail("a call is far behind the others");
+    Call *made = &c->calls[c->stream / 2 % PLACES];
+    if (made->sent) fail("a call is far behind the others");
     put_headers(c);
     put_frame(c, DATA, END_STREAM, c->stream, message, (size_t)(p - message));
-    c->sent[place] = now();
-    c->answered[place] = 0;
+    *made = (Call){.sent = now(), .stream = c->stream};
     c->live++;
 }
 static void flush(Connection *c) {
@@ -131,30 +134,39 @@ static void flush(Connection *c) {
 
 /* ---- what comes back */
 
-/* A call ended. */
-static int ended(Connection *c, uint32_t stream, int good, uint64_t t) {
-    unsigned place = stream / 2 % PLACES;
+/* The call of a stream; NULL: it is over. A later call may have its place. */
+static Call *call_of(Connection *c, uint32_t stream) {
+    Call *found = &c->calls[stream / 2 % PLACES];
     errno = 0;
-    if (!c->sent[place]) fail("an answer to no call");
-    if (recording) record(&latencies, t - c->sent[place]);
+    if (!(stream & 1) || stream > c->stream) fail("an answer to no call");
+    return found->sent && found->stream == stream ? found : NULL;
+}
+static int ended(Connection *c, Call *made, int good, uint64_t t) {
+    if (recording) record(&latencies, t - made->sent);
     errors += !good;
-    c->sent[place] = 0;
+    made->sent = 0;
     c->live--;
     return 1;
 }
 /* One frame; returns how many calls it ended. */
 static int take(Connection *c, int type, int flags, uint32_t stream, const uint8_t *p, size_t n, uint64_t t) {
     uint32_t value;
+    Call *made;
     switch (type) {
     case DATA:
-        /* a key that was not found is an answer without a value, which is an error here */
-        c->answered[stream / 2 % PLACES] |= n > (c->operation == PUT ? 5u : (unsigned)bytes);
-        if ((c->received += n) > GRANT_AFTER) grant(c, (uint32_t)c->received), c->received = 0;
-        return flags & END_STREAM ? ended(c, stream, c->answered[stream / 2 % PLACES], t) : 0;
     case HEADERS:
-        return flags & END_STREAM ? ended(c, stream, c->answered[stream / 2 % PLACES], t) : 0;
+        if (!(made = call_of(c, stream))) fail("an answer to a call that is over");
+        if (type == DATA) {
+            made->received += (uint32_t)n;
+            if ((c->received += n) > GRANT_AFTER) grant(c, (uint32_t)c->received), c->received = 0;
+        }
+        if (!(flags & END_STREAM)) return 0;
+        /* a key that was not found is an answer without a value, which is an error here */
+        return ended(c, made, made->received > (c->operation == PUT ? 5u : (unsigned)bytes), t);
     case RST_STREAM:
-        return ended(c, stream, 0, t);
+        /* After a whole answer it says nothing new: a server that answers before it has noticed the request's
+         * END_STREAM, which comes behind the message, asks in this way for no more of the request. */
+        return (made = call_of(c, stream)) ? ended(c, made, 0, t) : 0;
     case SETTINGS:
         if (!(flags & ACK)) put_frame(c, SETTINGS, ACK, 0, NULL, 0);
         return 0;

@@ -5,7 +5,7 @@ Expected: some hundred nanoseconds a record, by the number of its fields; lists 
 
 from __future__ import annotations
 
-from itertools import repeat
+import itertools  # not `repeat` from it: asv would take a module's for its own setting of that name
 
 from material import sample
 
@@ -25,12 +25,12 @@ class Records:
 
     def time_encode_1000(self, name: str) -> None:
         record, values = RECORDS[name], _VALUES[name]
-        for _ in repeat(None, 1000):
+        for _ in itertools.repeat(None, 1000):
             encode(record, values)
 
     def time_decode_1000(self, name: str) -> None:
         record, data = RECORDS[name], _BYTES[name]
-        for _ in repeat(None, 1000):
+        for _ in itertools.repeat(None, 1000):
             decode(record, data)
 
 

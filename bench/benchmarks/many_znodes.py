@@ -9,16 +9,15 @@ for more than 100,000 transactions.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from programs import compile_program, run_zkload
+from programs import run_zkload
 from servers import Failed
 
-from .support import MOST, disk, need_compiler, server, the
+from .support import MOST, figure, server, with_program
+from .support import Measured as _Measured
 
-Found = Mapping[int, Mapping[str, float]]
 SIZES = (10_000, 100_000, 1_000_000)
 
 
@@ -48,42 +47,25 @@ def live(folder: Path, program: Path, znodes: int) -> dict[str, float]:
         return found
 
 
-class ManyZnodes:
+class ManyZnodes(_Measured):
     """By the number of znodes."""
 
     params = SIZES
     param_names = ("znodes",)
 
     def setup_cache(self) -> dict[Any, Any]:
-        try:
-            need_compiler()
-        except NotImplementedError as why:
-            return {"skipped": str(why)}
-        found = {}
-        with disk() as folder:
-            program = compile_program("zkload", folder)
+        def lives(folder: Path, program: Path) -> dict[Any, Any]:
+            found = {}
             for znodes in SIZES:
                 if znodes <= MOST:
                     (folder / str(znodes)).mkdir()
-                    found[znodes] = live(folder / str(znodes), program, znodes)
-        return found
+                    found[znodes,] = live(folder / str(znodes), program, znodes)
+            return found
+
+        return with_program("zkload", lives)
 
     setup_cache.timeout = 300
 
-    def setup(self, found: Found, znodes: int) -> None:
-        the(found, znodes)
-
-    def track_memory_of_a_znode(self, found: Found, znodes: int) -> float:
-        return found[znodes]["bytes"]
-
-    track_memory_of_a_znode.unit = "bytes"
-
-    def track_restart_on_a_checkpoint(self, found: Found, znodes: int) -> float:
-        return found[znodes]["load"]
-
-    track_restart_on_a_checkpoint.unit = "s"
-
-    def track_restart_on_the_log(self, found: Found, znodes: int) -> float:
-        return found[znodes]["replay"]
-
-    track_restart_on_the_log.unit = "s"
+    track_memory_of_a_znode = figure("bytes", "bytes")
+    track_restart_on_a_checkpoint = figure("load", "s")
+    track_restart_on_the_log = figure("replay", "s")

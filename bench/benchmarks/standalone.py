@@ -12,36 +12,13 @@ count. A list of children is linear in their number.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from programs import compile_program, run_zkload
-from servers import Failed
-
-from .support import SECONDS, disk, need_compiler, server, the
-
-Found = Mapping[Any, Mapping[str, float]]
+from .support import Measured as _Measured
+from .support import figure, measure
 
 
-def measure(loads: Mapping[Any, Sequence[str]]) -> dict[Any, dict[str, Any]]:
-    """What zkload says of each load, one after the other on one server."""
-    try:
-        need_compiler()
-    except NotImplementedError as why:
-        return {"skipped": str(why)}  # type: ignore[dict-item]
-    found = {}
-    with disk() as folder, server(folder) as running:
-        program = compile_program("zkload", folder)
-        for number, (key, arguments) in enumerate(loads.items()):
-            common = ("-s", f"127.0.0.1:{running.port}", "-t", str(SECONDS), "-u", str(SECONDS / 3), "-r")
-            try:
-                found[key] = run_zkload(program, *common, "-p", f"/load-{number}", *arguments)
-            except Failed as error:
-                raise Failed(running.explain(str(error))) from None
-    return found
-
-
-class Load:
+class Load(_Measured):
     """Of 200 znodes of 128 bytes, at random."""
 
     params = (("get", "set", "mixed:90", "delete-create"), (1, 8, 32, 128), (1, 16))
@@ -53,26 +30,12 @@ class Load:
 
     setup_cache.timeout = 300
 
-    def setup(self, found: Found, *key: Any) -> None:
-        the(found, key)
-
-    def track_requests_per_second(self, found: Found, *key: Any) -> float:
-        return found[key]["ops_per_s"]
-
-    track_requests_per_second.unit = "1/s"
-
-    def track_median(self, found: Found, *key: Any) -> float:
-        return found[key]["p50_us"]
-
-    track_median.unit = "us"
-
-    def track_p99(self, found: Found, *key: Any) -> float:
-        return found[key]["p99_us"]
-
-    track_p99.unit = "us"
+    track_requests_per_second = figure("ops_per_s", "1/s")
+    track_median = figure("p50_us", "us")
+    track_p99 = figure("p99_us", "us")
 
 
-class DataSize:
+class DataSize(_Measured):
     """32 connections x 16 in flight, by the bytes of a znode."""
 
     params = (("get", "set"), (16, 128, 1_024, 16_384))
@@ -86,35 +49,19 @@ class DataSize:
 
     setup_cache.timeout = 120
 
-    def setup(self, found: Found, *key: Any) -> None:
-        the(found, key)
-
-    def track_requests_per_second(self, found: Found, *key: Any) -> float:
-        return found[key]["ops_per_s"]
-
-    track_requests_per_second.unit = "1/s"
-
-    def track_p99(self, found: Found, *key: Any) -> float:
-        return found[key]["p99_us"]
-
-    track_p99.unit = "us"
+    track_requests_per_second = figure("ops_per_s", "1/s")
+    track_p99 = figure("p99_us", "us")
 
 
-class Children:
+class Children(_Measured):
     """getChildren, 8 connections x 4 in flight, by the number of children."""
 
     params = (10, 100, 1_000, 10_000)
     param_names = ("children",)
 
     def setup_cache(self) -> dict[Any, dict[str, Any]]:
-        return measure({n: ["-o", "children", "-c", "8", "-w", "4", "-k", str(n)] for n in Children.params})
+        return measure({(n,): ["-o", "children", "-c", "8", "-w", "4", "-k", str(n)] for n in Children.params})
 
     setup_cache.timeout = 120
 
-    def setup(self, found: Found, children: int) -> None:
-        the(found, children)
-
-    def track_requests_per_second(self, found: Found, children: int) -> float:
-        return found[children]["ops_per_s"]
-
-    track_requests_per_second.unit = "1/s"
+    track_requests_per_second = figure("ops_per_s", "1/s")

@@ -8,76 +8,45 @@ others notice (their connections break at once), elect, and take the clients.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ensemble import failover, trio
-from programs import compile_program, run_zkload
-from servers import Failed, Fastzk
+from servers import Fastzk
 
-from .support import SECONDS, disk, need_compiler, the
-
-Found = Mapping[Any, Mapping[str, float]]
+from .support import Measured as _Measured
+from .support import figure, measure, with_program
 
 
-class Load:
+class Load(_Measured):
     """Of 200 znodes of 128 bytes, at random, by connections that are spread over all three."""
 
     params = (("get", "set", "mixed:90"), (3, 30), (1, 16))
     param_names = ("operation", "connections", "window")
 
     def setup_cache(self) -> dict[Any, Any]:
-        try:
-            need_compiler()
-        except NotImplementedError as why:
-            return {"skipped": str(why)}
-        found = {}
-        with disk() as folder, trio(Fastzk, folder / "trio") as servers:
-            program = compile_program("zkload", folder)
-            for number, (operation, connections, window) in enumerate(itertools.product(*Load.params)):
-                try:
-                    found[operation, connections, window] = run_zkload(
-                        program,
-                        *("-s", servers.addresses(), "-p", f"/load-{number}", "-k", "200", "-r", "-t", str(SECONDS)),
-                        *("-u", str(SECONDS / 3), "-o", operation, "-c", str(connections), "-w", str(window)),
-                    )
-                except Failed as error:
-                    raise Failed(servers.explain(str(error))) from None
-        return found
+        keys = itertools.product(*Load.params)
+        loads = {(o, c, w): ["-o", o, "-c", str(c), "-w", str(w), "-k", "200"] for o, c, w in keys}
+        return measure(loads, lambda folder: trio(Fastzk, folder / "trio"))
 
     setup_cache.timeout = 120
 
-    def setup(self, found: Found, *key: Any) -> None:
-        the(found, key)
-
-    def track_requests_per_second(self, found: Found, *key: Any) -> float:
-        return found[key]["ops_per_s"]
-
-    track_requests_per_second.unit = "1/s"
-
-    def track_median(self, found: Found, *key: Any) -> float:
-        return found[key]["p50_us"]
-
-    track_median.unit = "us"
-
-    def track_p99(self, found: Found, *key: Any) -> float:
-        return found[key]["p99_us"]
-
-    track_p99.unit = "us"
+    track_requests_per_second = figure("ops_per_s", "1/s")
+    track_median = figure("p50_us", "us")
+    track_p99 = figure("p99_us", "us")
 
 
-class Failover:
+class Failover(_Measured):
     """The longest time without an acknowledged write when the leader is killed under the load of 30 sessions."""
 
-    timeout = 120
+    def setup_cache(self) -> dict[Any, Any]:
+        def median_gap(folder: Path, program: Path) -> dict[Any, Any]:
+            with trio(Fastzk, folder / "trio") as servers:
+                gaps = [failover(program, servers, turn, 3.0)["longest_gap_ms"] for turn in range(3)]
+            return {(): {"gap": sorted(gaps)[1]}}
 
-    def setup(self) -> None:
-        need_compiler()
+        return with_program("failover", median_gap)
 
-    def track_gap(self) -> float:
-        with disk() as folder, trio(Fastzk, folder / "trio") as servers:
-            program = compile_program("failover", folder)
-            gaps = [failover(program, servers, turn, 3.0)["longest_gap_ms"] for turn in range(3)]
-        return sorted(gaps)[1]
+    setup_cache.timeout = 120
 
-    track_gap.unit = "ms"
+    track_gap = figure("gap", "ms")

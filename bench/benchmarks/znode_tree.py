@@ -137,7 +137,7 @@ class Digest:
 
 
 class Memory:
-    """The most memory a process takes that makes such a tree, some 40 MB of Python among it."""
+    """The most memory a process takes that makes such a tree, some 25 MB of Python among it."""
 
     params = (1_000, 10_000, 100_000, 1_000_000)
     param_names = ("znodes",)

@@ -74,6 +74,13 @@ class Growing(Ensemble):
         (self.observers if observer else self.voters).append(member)
         self._make(member, config or {})
 
+    def grow(self, session: Session, member: int) -> None:
+        """Start a server more, which joins by that session as a participant; returns when it serves."""
+        self.prepare(member)
+        self.launch(member)
+        reconfig(session, joining=self.line(member))
+        self.wait_serving(member)
+
     def forget(self, member: int) -> None:
         """It is not expected to serve any more."""
         for group in (self.ids, self.voters, self.observers):
@@ -207,11 +214,8 @@ def test_a_follower_leaves(three: Growing) -> None:
 
 def test_the_leader_leaves_under_load(three: Growing) -> None:
     leader = three.leader()
-    three.prepare(4)
-    three.launch(4)
     with three.admin(leader) as session:
-        reconfig(session, joining=three.line(4))
-    three.wait_serving(4)
+        three.grow(session, 4)
     load = EnsembleLoad(three, 1)
     load.start()
     load.wait_for_writes(200)
@@ -238,11 +242,8 @@ def test_everything_is_still_there_after_a_restart_of_all(three: Growing) -> Non
 
 def test_who_is_left_does_not_ask_those_that_left(three: Growing) -> None:
     leader = three.leader()
-    three.prepare(4)
-    three.launch(4)
     with three.admin(leader) as session:
-        reconfig(session, joining=three.line(4))
-        three.wait_serving(4)
+        three.grow(session, 4)
         gone = three.followers()[:2]
         text = reconfig(session, leaving=",".join(map(str, gone)))
     # Nobody has made a checkpoint since: the log has the change, and does not say that it was committed.
