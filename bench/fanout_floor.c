@@ -7,27 +7,17 @@
  * sender spent on each. Wants as many descriptors as connections (ulimit -n) in each process.
  */
 #define _GNU_SOURCE
+#define PROGRAM "fanout_floor"
+#include "measure.h"
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { ROUNDS = 5, BYTES = 60 };
 
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-static double now_ms(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e3 + t.tv_nsec * 1e-6;
-}
 static double processor_us(void) {
     struct rusage r;
     getrusage(RUSAGE_SELF, &r);
@@ -48,7 +38,7 @@ static void read_all(struct sockaddr_in *address, int count, int done) {
             for (int i = 0; i < n; i++, got++)
                 if (read(events[i].data.fd, buffer, sizeof buffer) != BYTES) fail("read");
         }
-        double at = now_ms();
+        uint64_t at = now();
         if (write(done, &at, sizeof at) != sizeof at) fail("write");
     }
     _exit(0);
@@ -69,12 +59,13 @@ int main(int argc, char **argv) {
     sleep(1); /* the reader waits by then */
     double before = processor_us();
     for (int round = 0; round < ROUNDS; round++) {
-        double began = now_ms(), sent, all;
+        uint64_t began = now(), sent, all;
         for (int i = 0; i < count; i++)
             if (send(sockets[i], message, BYTES, MSG_NOSIGNAL | MSG_DONTWAIT) != BYTES) fail("send");
-        sent = now_ms();
+        sent = now();
         if (read(done[0], &all, sizeof all) != sizeof all) fail("the reader");
-        printf("%d connections: sent after %.0f ms, read after %.0f ms\n", count, sent - began, all - began);
+        printf("%d connections: sent after %.0f ms, read after %.0f ms\n", count, (double)(sent - began) / MS,
+            (double)(all - began) / MS);
         usleep(300000);
     }
     printf("%.1f us of the sender's processor for each\n", (processor_us() - before) / ROUNDS / count);

@@ -61,6 +61,10 @@ class Server:
         """Why it cannot be run here, or None."""
         raise NotImplementedError
 
+    def addresses(self) -> str:
+        """Of the client port, as a load generator takes it."""
+        return f"127.0.0.1:{self.port}"
+
     def launch(self) -> None:
         """Start the process, and wait for nothing."""
         with self.log.open("ab") as log:

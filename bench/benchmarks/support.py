@@ -94,8 +94,7 @@ def measure(
     def all_of_them(folder: Path, program: Path) -> dict[Any, Any]:
         found = {}
         with start(folder) as running:
-            hosts = running.addresses() if isinstance(running, Trio) else f"127.0.0.1:{running.port}"
-            common = ("-s", hosts, "-t", str(SECONDS), "-u", str(SECONDS / 3), "-r")
+            common = ("-s", running.addresses(), "-t", str(SECONDS), "-u", str(SECONDS / 3), "-r")
             for number, (key, options) in enumerate(loads.items()):
                 try:
                     found[key] = run_zkload(program, *common, "-p", f"/load-{number}", *options)

@@ -52,7 +52,7 @@ cdef class Pipeline(Line):
     cdef int mode
     cdef int64_t server_id
     cdef int64_t opening             # zxid of the epoch's first transaction
-    cdef int64_t inherited           # what has to be applied before it
+    cdef readonly int64_t inherited  # what has to be applied before it
     cdef bint exhausted              # the epoch has no zxids left
     cdef bint sealed                 # the log is given nothing more
     cdef readonly Owners owners

@@ -93,6 +93,10 @@ class Pipeline(Line):
     def reset_proposals(self) -> None:
         """Forget the sizes of transactions so far."""
 
+    @property
+    def inherited(self) -> int:
+        """The last zxid before the opening that ``begin`` proposed last: what ``catch_up`` has to apply before that."""
+
     def begin(self, epoch: int, membership: bytes | None = None) -> int:
         """Propose the opening of a new epoch, which this server leads; its zxid.
 

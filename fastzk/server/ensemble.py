@@ -472,8 +472,7 @@ class Ensemble:
         if self._handed < limit:
             self._apply_history(limit)
         # A leader may have more of the earlier epochs to apply than goes in one slice: its own come behind that.
-        inherited = self._history.floor(self._opened - 1) if self._applier.zxid < self._opened else 0
-        if core.leading is not None and inherited <= self._applier.zxid < limit:
+        if core.leading is not None and self._pipeline.inherited <= self._applier.zxid < limit:
             self._pipeline.commit_to(limit)
             self._handed = max(self._handed, self._applier.zxid)
 
