@@ -20,6 +20,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 SOURCES := $(shell find fastzk -name '*.pyx' -o -name '*.pxd' ! -name '_constants.pxd') fastzk/protocol.py setup.py pyproject.toml
+# A .py with a .pxd beside it is compiled, too.
+SOURCES += $(wildcard $(patsubst %.pxd,%.py,$(filter %.pxd,$(SOURCES))))
 
 .PHONY: help run build test test-benchmarks simulate fuzz lint bench bench-quick bench-asv instructions clean
 .DELETE_ON_ERROR:

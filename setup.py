@@ -1,6 +1,7 @@
 """Builds the Cython extensions. Metadata lives in pyproject.toml.
 
-Every ``fastzk/**/*.pyx`` is one extension. Before they are translated, the protocol's tables in
+Every ``fastzk/**/*.pyx`` is one extension, and so is every ``.py`` that has a ``.pxd`` of the same name beside it:
+plain Python, which the ``.pxd`` tells the C types of. Before they are translated, the protocol's tables in
 ``fastzk/protocol.py`` are written out as C enumerations (``fastzk/_constants.pxd``), so each number of the
 protocol is typed by hand in one place only.
 
@@ -14,6 +15,7 @@ the C compiler, which are what sees a wrong raw pointer. Python has to be starte
 import enum
 import os
 import runpy
+from collections.abc import Iterable
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -43,7 +45,7 @@ def write_constants() -> None:
         target.write_text(text)
 
 
-def extensions() -> list[Extension]:
+def extensions(paths: Iterable[Path]) -> list[Extension]:
     if os.environ.get("FASTZK_NO_EXTENSIONS") == "1":
         return []
     flags = ["-O2", "-g1", "-Wall", "-Wno-unused-function", "-Wno-unused-variable"]
@@ -54,38 +56,50 @@ def extensions() -> list[Extension]:
         # The first finding ends the process, with its stack.
         sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
         flags += [*sanitizers, "-O1"]
-    found = []
-    for path in sorted((ROOT / "fastzk").rglob("*.pyx")):
-        relative = path.relative_to(ROOT)
-        module = ".".join(relative.with_suffix("").parts)
-        found.append(
-            Extension(
-                module,
-                [str(relative)],
-                extra_compile_args=flags,
-                extra_link_args=sanitizers,
-                libraries=["pthread"],
-            )
+    return [
+        Extension(
+            ".".join(path.with_suffix("").parts),
+            [str(path)],
+            extra_compile_args=flags,
+            extra_link_args=sanitizers,
+            libraries=["pthread"],
         )
-    return found
+        for path in sorted(each.relative_to(ROOT) for each in paths)
+    ]
 
 
-write_constants()
-setup(
-    ext_modules=cythonize(
-        extensions(),
+def translated(extensions: list[Extension], **directives: bool) -> list[Extension]:
+    modules: list[Extension] = cythonize(
+        extensions,
         nthreads=JOBS if JOBS > 1 else 0,  # 0: in this process
         compiler_directives={
             "language_level": 3,
-            "boundscheck": CHECKED,
-            "wraparound": False,
-            "cdivision": True,
-            "initializedcheck": CHECKED,
             "embedsignature": True,
             "emit_code_comments": LINETRACE,
+            **directives,
         },
         emit_linenums=LINETRACE,
-    ),
+    )
+    return modules
+
+
+write_constants()
+FASTZK = ROOT / "fastzk"
+setup(
+    ext_modules=[
+        *translated(
+            extensions(FASTZK.rglob("*.pyx")),
+            boundscheck=CHECKED,
+            wraparound=False,
+            cdivision=True,
+            initializedcheck=CHECKED,
+        ),
+        # These mean the same compiled and interpreted. Their annotations are for mypy: C's types stand in the .pxd.
+        *translated(
+            extensions(each for each in FASTZK.rglob("*.py") if each.with_suffix(".pxd").exists()),
+            annotation_typing=False,
+        ),
+    ],
     # The C compiler takes most of the time: one for each processor.
     options={"build_ext": {"parallel": JOBS}},
 )

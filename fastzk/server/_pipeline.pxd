@@ -4,6 +4,7 @@ from fastzk._codec cimport OutBuf, Reader, Span
 from fastzk._log cimport Batch, TxnLog
 from fastzk.server._apply cimport Applier
 from fastzk.server._clients cimport Client, Clients
+from fastzk.server._gather cimport Gathering
 from fastzk.server._line cimport Entry, Line
 from fastzk.server._overlay cimport Overlay
 from fastzk.server._owners cimport Owners
@@ -53,6 +54,7 @@ cdef class Pipeline(Line):
     cdef int64_t server_id
     cdef int64_t opening             # zxid of the epoch's first transaction
     cdef readonly int64_t inherited  # what has to be applied before it
+    cdef readonly Gathering gathering
     cdef bint exhausted              # the epoch has no zxids left
     cdef bint sealed                 # the log is given nothing more
     cdef readonly Owners owners
@@ -77,7 +79,7 @@ cdef class Pipeline(Line):
 
     cdef int log_txn(self) except -1
     cdef int submit(self) except -1
-    cdef bint log_free(self) noexcept
+    cdef bint log_free(self) except -1
     cdef int advance(self) except -1
     cdef bint finish(self, Round round) except -1
     cdef int abandon(self, Round round) except -1

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from fastzk._log import Batch, TxnLog
 from fastzk.server._apply import Applier
 from fastzk.server._clients import Clients
+from fastzk.server._gather import Gathering
 from fastzk.server._line import Line
 from fastzk.server._overlay import Overlay
 from fastzk.server._owners import Owners
@@ -52,6 +53,10 @@ class Pipeline(Line):
     def preparer(self) -> Preparer: ...
     @property
     def owners(self) -> Owners: ...
+    @property
+    def gathering(self) -> Gathering:
+        """Leading: how long batches wait for company."""
+
     @property
     def leading(self) -> bool:
         """Whether it leads an ensemble, with its opening applied."""
@@ -136,6 +141,9 @@ class Pipeline(Line):
 
     def durable_to(self, zxid: int) -> None:
         """The log has made everything up to ``zxid`` durable: give it the next round, answer what is committed."""
+
+    def mark_committed(self, zxid: int) -> None:
+        """Everything up to ``zxid`` is committed: give the log the next round. ``commit_to`` answers."""
 
     def commit_to(self, zxid: int) -> None:
         """Everything up to ``zxid`` is committed: answer what is durable here, too.

@@ -142,6 +142,7 @@ cdef class Pipeline(Line):
         self.early = []
         self.proxy = Client()
         self.ticket = 1
+        self.gathering = Gathering(loop, self.turn)
         self.reset_proposals()
 
     def __dealloc__(self) -> None:
@@ -267,6 +268,7 @@ cdef class Pipeline(Line):
         if length > self.large_threshold:
             entry.large = length
             self.large_bytes += length
+        self.gathering.came(client.session_id)
         self.log_txn()
         return self.submit() if op == OP_RECONFIG else 0     # from here on the new servers have a say, too
 
@@ -353,13 +355,17 @@ cdef class Pipeline(Line):
         except Exception as error:
             self.on_failure(error)
 
-    cdef bint log_free(self) noexcept:
+    cdef bint log_free(self) except -1:
         # Whether the open round goes to the log now. While one is on its way to the disk it grows. Behind one that
-        # only waits for the others' disks it goes if it is half as large as all that wait for them: each batch costs
-        # every server of an ensemble the same, however small it is, and one client alone never waits for another.
-        return self.submitted <= self.durable and (
-            self.submitted <= self.committed or 2 * <int64_t>self.open.batch.count >= self.submitted - self.committed
-        )
+        # only waits for the others' disks it goes if it is as large as all that wait for them, because each batch costs
+        # every server of an ensemble the same, however small it is. If nothing is under way, a leader's waits for those
+        # who are about to come back.
+        cdef int64_t waiting = self.open.batch.count, ahead = self.submitted - self.committed
+        if self.submitted > self.durable:
+            return False
+        if ahead > 0:
+            return waiting >= ahead
+        return self.mode != MODE_LEADING or self.gathering.enough(waiting)
 
     cdef int submit(self) except -1:
         cdef Round round = self.open
@@ -373,6 +379,8 @@ cdef class Pipeline(Line):
         if round.batch.count == 0:
             return self.advance()                    # nothing to log
         self.submitted = round.batch.last_zxid
+        if self.mode == MODE_LEADING:
+            self.gathering.sent()
         self.log.submit(round.batch)
         if self.mode != MODE_STANDALONE and self.on_submit is not None:
             self.on_submit(round.batch)
@@ -627,11 +635,18 @@ cdef class Pipeline(Line):
     def commit_to(self, zxid: int) -> None:
         """Everything up to ``zxid`` is committed: answer what is durable here, too."""
         if zxid > self.committed:
+            self.mark_committed(zxid)
+        self.advance()
+        self.settle()
+
+    def mark_committed(self, zxid: int) -> None:
+        """Everything up to ``zxid`` is committed: give the log the next round. ``commit_to`` answers."""
+        if zxid > self.committed:
+            if self.mode == MODE_LEADING:
+                self.gathering.committed(self.open.batch.count)
             self.committed = zxid
             if self.log_free():
                 self.submit()
-            self.advance()
-            self.settle()
 
     def durable_to(self, zxid: int) -> None:
         """The log has made everything up to ``zxid`` durable: give it the next round, answer what is committed."""
@@ -786,6 +801,7 @@ cdef class Pipeline(Line):
         else:
             self.put_outcome(seq, OUTCOME_TXN, self.next_zxid)
         self.enter(None, KIND_REMOTE, op, xid, now_ns)
+        self.gathering.came(session)
         self.log_txn()
         return self.submit() if op == OP_RECONFIG else 0
 
@@ -823,6 +839,7 @@ cdef class Pipeline(Line):
         if self.advancing:
             raise RuntimeError("a pipeline cannot be closed while it answers")
         self.mode = MODE_CLOSED
+        self.gathering.forget()
         self.shared = False
         self.asking = False
         rounds = list(self.in_flight)

@@ -74,6 +74,8 @@ logger = logging.getLogger(__name__)
 #: Seconds between looks at the clock: while nobody leads, and otherwise.
 LOOKING_TICK: Final = 0.005
 TICK: Final = 0.05
+#: The core's clock is set before a frame is handled if it is behind by so many milliseconds.
+CLOCK_MS: Final = 10
 #: A leader goes on in a later epoch when the counter of its zxids has come so far.
 ROLL_AT: int = 0xF000_0000
 #: Bytes of committed batches applied before the loop serves somebody else.
@@ -296,10 +298,13 @@ class Ensemble:
     def _tick(self) -> None:
         if self._stopped:
             return
-        self._guarded(self.core.tick, _now_ms())
+        self._guarded(self._set_clock)
         self._guarded(self._watch_over)
         self._guarded(self._serving.wait, self.core.leader, self._applier.zxid)
         self._loop.call_later(LOOKING_TICK if self.core.leader is None else TICK, self._tick)
+
+    def _set_clock(self) -> None:
+        self.core.tick(_now_ms())
 
     def _connected(self, peer: int) -> None:
         self._guarded(self.core.connected, peer)
@@ -315,7 +320,7 @@ class Ensemble:
             return
         try:
             now_ms = _now_ms()
-            if now_ms != self.core.now:
+            if now_ms - self.core.now >= CLOCK_MS:
                 self.core.tick(now_ms)  # what comes after a long pause finds the clock set
             if body[0] <= LAST_TYPE:
                 self.core.step(peer, decode(body))
@@ -375,6 +380,8 @@ class Ensemble:
         try:
             self._carry_out()
             self._roster.changed()
+            self._tell_commit()
+            self._peers.flush()
             self._apply()
             self._begin_to_serve()
             # Now, when the next batch could have carried the commit point along.
@@ -386,6 +393,16 @@ class Ensemble:
             self._on_failure(error)
         finally:
             self._turning = False
+
+    def _tell_commit(self) -> None:
+        """The followers hear what is committed before it is applied and answered here."""
+        core = self.core
+        if core.leading is not None:
+            limit = min(core.commit, core.durable)
+            if self._pipeline.inherited <= self._applier.zxid < limit:
+                self._pipeline.mark_committed(limit)
+            core.settle()
+            self._carry_out()
 
     def _carry_out(self) -> None:
         """Do what the core wants done."""

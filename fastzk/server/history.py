@@ -101,9 +101,9 @@ class History:
             # What the log has beyond may be waiting to be truncated.
             limit = self._ends[self._recent_at + self._gone - 1]
             return [
-                Proposal(batch.first_zxid, batch.last_zxid, batch.count, bytes(batch.payload))
-                for batch in self._log.read(zxid, max_bytes)
-                if batch.last_zxid <= limit
+                Proposal(each.first_zxid, each.last_zxid, each.count, bytes(each.payload))
+                for each in self._log.read(zxid, max_bytes)
+                if each.last_zxid <= limit
             ]
         found: list[Proposal] = []
         while at < len(self._recent) and (max_bytes > 0 or not found):

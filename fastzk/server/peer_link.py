@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, cast
 
 from xxhash import xxh3_64, xxh3_64_intdigest
@@ -67,9 +67,10 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
-class PeerLink(asyncio.BufferedProtocol):
+class PeerLink:
     """The protocol of one connection; ``sock`` is the socket below it, which the transport will own.
 
+    It is an ``asyncio.BufferedProtocol`` in all but name (``protocol``): a compiled class cannot inherit from that.
     ``on_closed`` (link, reason) is called once, at once, when the link is over, whoever ended it.
     ``on_failure`` gets what a callback for frames raised; the link is over then.
     """
@@ -111,6 +112,11 @@ class PeerLink(asyncio.BufferedProtocol):
         self._queued = 0  # bytes of both
         self._sent_at = 0.0
 
+    @property
+    def protocol(self) -> asyncio.BufferedProtocol:
+        """The same, as the event loop wants it to be called."""
+        return cast(asyncio.BufferedProtocol, self)
+
     # -- what the event loop calls ------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -125,6 +131,15 @@ class PeerLink(asyncio.BufferedProtocol):
         self._transport = None
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def eof_received(self) -> None:
+        """The transport closes, and says so."""
+
+    def pause_writing(self) -> None:
+        """Whoever sends looks at ``pending``."""
+
+    def resume_writing(self) -> None:
+        """As above."""
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._end == len(self._view):
@@ -299,7 +314,7 @@ class PeerLink(asyncio.BufferedProtocol):
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def send(self, buffers: Sequence[Bytes]) -> None:
+    def send(self, buffers: tuple[Bytes, ...]) -> None:
         """Take one frame, made of all ``buffers``, for the next ``flush``; until that they must not change.
 
         Nothing happens on a link that is over. Raises ValueError if the frame is larger than ``MAX_FRAME_BYTES``.

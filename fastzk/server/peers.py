@@ -237,13 +237,16 @@ class Peers:
         of more than 4 KiB must not change; small ones are copied at once. A link with more than ``max_pending``
         unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
         """
-        self.send_along(peer_id, *buffers)
+        self._send(peer_id, buffers)
         if self._unsent and not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
 
     def send_along(self, peer_id: int, *buffers: Bytes) -> None:
         """As ``send``, but in no hurry: the frame waits until something else is sent, to whomever, or for ``flush``."""
+        self._send(peer_id, buffers)
+
+    def _send(self, peer_id: int, buffers: tuple[Bytes, ...]) -> None:
         link = self._links.get(peer_id)
         if link is None:
             return
@@ -278,10 +281,10 @@ class Peers:
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 if tls is None:
-                    await self._loop.create_connection(lambda: link, sock=sock)
+                    await self._loop.create_connection(lambda: link.protocol, sock=sock)
                 else:
                     await self._loop.create_connection(
-                        lambda: link,
+                        lambda: link.protocol,
                         sock=sock,
                         ssl=tls.client,
                         server_hostname=host,
@@ -308,10 +311,10 @@ class Peers:
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 if tls is None:
-                    await self._loop.connect_accepted_socket(lambda: link, sock)
+                    await self._loop.connect_accepted_socket(lambda: link.protocol, sock)
                 else:
                     await self._loop.connect_accepted_socket(
-                        lambda: link,
+                        lambda: link.protocol,
                         sock,
                         ssl=tls.server,
                         ssl_handshake_timeout=HANDSHAKE_SECONDS,

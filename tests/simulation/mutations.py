@@ -60,7 +60,7 @@ def _changed(original: Any, old: str, new: str) -> Any:
 MUTATIONS = [
     Mutation(
         "a follower acknowledges before its disk has it",
-        [(Following, "_acknowledge", "self.core.durable", "self.core.history.last_zxid")],
+        [(Following, "_acknowledge", "core.durable", "core.history.last_zxid")],
         scenario="ack_before_disk",
         seeds=[1],
     ),

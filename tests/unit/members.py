@@ -257,8 +257,8 @@ class Ensemble:
             member.down.append(("commit", commit))
         leader.apply()
 
-    def settle(self) -> None:
-        """Run until nothing is under way."""
+    def settle(self, *, wait: bool = True) -> None:
+        """Run until nothing is under way, and with ``wait`` no batch waits for company any more either."""
         deadline = time.monotonic() + 30
         busy = True
         while busy:
@@ -277,6 +277,9 @@ class Ensemble:
                 if member.durable < member.zxid:
                     busy = True
                     member.sync_disk()
+            if wait and not busy and self.leader is not None:
+                parts = self.leader.parts
+                busy = bool(parts.pipeline.pending + parts.pipeline.remote) and parts.turns.poll(0.01)
 
     def start(self) -> None:
         """Let the first one lead, and serve everywhere."""

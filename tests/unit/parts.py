@@ -45,15 +45,27 @@ class Turns:
 
     def __init__(self) -> None:
         self._soon: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._readers: dict[int, Callable[[], object]] = {}
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
         self._soon.append((callback, args))
 
+    def add_reader(self, fd: int, callback: Callable[[], object]) -> None:
+        self._readers[fd] = callback
+
     def run(self) -> None:
         """One turn: what was scheduled before it, not what that schedules."""
+        self.poll(0)
         for _ in range(len(self._soon)):
             callback, args = self._soon.popleft()
             callback(*args)
+
+    def poll(self, seconds: float) -> bool:
+        """Call for what becomes readable by then, timers for instance; whether anything did."""
+        ready = select.select(list(self._readers), [], [], seconds)[0] if self._readers else []
+        for fd in ready:
+            self._readers[fd]()
+        return bool(ready)
 
     def __bool__(self) -> bool:
         return bool(self._soon)

@@ -270,13 +270,20 @@ def test_all_frames_of_a_turn_leave_in_one_send_and_memory_is_free_after_flush()
             assert [body for _, body in one.frames] == [b"head" + bytes([n]) * len(payload) for n in range(5)]
             calls: list[int] = []
             link: PeerLink = two.peers._links[1]
-            flush = link.flush
-            link.flush = lambda: (calls.append(link.queued), flush())[1]  # type: ignore[method-assign, func-returns-value]
+            sock = link._sock
+
+            class Counting:
+                def send(self, data: bytearray, flags: int) -> int:
+                    calls.append(len(data))
+                    return sock.send(data, flags)
+
+            link._sock = Counting()  # type: ignore[assignment]
             for _ in range(10):
                 two.peers.send(1, b"x" * 100)
             assert calls == []
+            assert link.queued == 10 * 112
             await until(lambda: len(one.frames) == 15)
-            assert [queued for queued in calls if queued > 12] == [10 * 112]
+            assert [sent for sent in calls if sent > 12] == [10 * 112]
 
     run(main())
 

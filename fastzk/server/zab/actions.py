@@ -9,7 +9,7 @@ from fastzk.server.zab.messages import Message, Proposal
 from fastzk.server.zab.quorum import Membership
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Save:
     """Make the promise durable before doing anything that comes after."""
 
@@ -17,7 +17,7 @@ class Save:
     candidate: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Send:
     """Send a message to another server. It may get lost."""
 
@@ -25,21 +25,21 @@ class Send:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Log:
     """Append a batch from the leader to the log, and call ``persisted`` when it is durable."""
 
     proposal: Proposal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Truncate:
     """Drop everything after `zxid` from the log, durably, before doing anything that comes after."""
 
     zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SendState:
     """Send a full state to a follower, then call ``state_sent``."""
 
@@ -47,7 +47,7 @@ class SendState:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReceiveState:
     """The leader is about to send a full state: take it, then call ``installed``."""
 
@@ -55,21 +55,21 @@ class ReceiveState:
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lead:
     """This server leads: propose the opening batch of `epoch` now."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rolled:
     """The leader's epoch is a later one now: propose its opening batch as the next one."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Follow:
     """This server follows. It may serve clients when `serve_from` is applied (see ``Core.serve_from``)."""
 
@@ -77,21 +77,21 @@ class Follow:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Look:
     """This server neither leads nor follows any more."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Confirmed:
     """When `round` was asked for, nobody else could have committed anything."""
 
     round: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reconfigured:
     """A new membership is committed, by the batch that ends with `zxid`. Note that durably before anything that comes
     after: once the servers that have left are gone, nobody else may be there to say so."""

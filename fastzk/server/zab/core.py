@@ -56,7 +56,7 @@ from fastzk.server.zab.messages import (
     follows,
 )
 from fastzk.server.zab.quorum import Joint, Membership, Quorum
-from fastzk.server.zab.role import Diverged, History, Role, Timing, require
+from fastzk.server.zab.role import Diverged, History, InvariantViolation, Role, Timing, require
 
 
 class Core:
@@ -110,8 +110,11 @@ class Core:
         #: leads nor follows before it got a full state. Its log is as good as before: it goes on to vote by that, and
         #: must not forget what it acknowledged.
         self.diverged = False
-        self.role: Role = Looking(self, "start")
-        self.role.begin()
+        self.role: Role
+        #: The role again, if this server leads, or follows.
+        self.leading: Leading | None
+        self.following: Following | None
+        self.take_role(Looking(self, "start"))
 
     # -- what the owner looks at ----------------------------------------------------------------------------------
 
@@ -120,17 +123,7 @@ class Core:
         """Who leads as far as this server knows; None while it looks for a leader."""
         if self.leading is not None:
             return self.id
-        return self.role.leader if isinstance(self.role, Following) else None
-
-    @property
-    def leading(self) -> Leading | None:
-        """The leader's role, if this server has it."""
-        return self.role if isinstance(self.role, Leading) else None
-
-    @property
-    def following(self) -> Following | None:
-        """The follower's role, if this server has it."""
-        return self.role if isinstance(self.role, Following) else None
+        return self.following.leader if self.following is not None else None
 
     @property
     def voter(self) -> bool:
@@ -267,7 +260,7 @@ class Core:
         # The leader itself asks if it wants a later epoch to go on in. But it may also have crashed and lost the end
         # of its log, and this server does not know it yet: its history counts like anybody's.
         granted = (
-            leader in (None, sender)
+            (leader is None or leader == sender)
             and (message.epoch > self.promised or renewed)
             and message.last_zxid >= self.history.last_zxid
         )
@@ -332,6 +325,8 @@ class Core:
     def take_role(self, role: Role) -> None:
         """Change the role."""
         self.role = role
+        self.leading = role if isinstance(role, Leading) else None
+        self.following = role if isinstance(role, Following) else None
         role.begin()
 
     def lead(self, epoch: int) -> None:
@@ -346,10 +341,9 @@ class Core:
 
     def appended(self, proposal: Proposal) -> None:
         """Append a batch to the history, and note the membership that it may bring."""
-        require(
-            follows(self.history.last_zxid, proposal.first_zxid),
-            f"batch 0x{proposal.first_zxid:x} does not follow 0x{self.history.last_zxid:x}",
-        )
+        if not follows(self.history.last_zxid, proposal.first_zxid):
+            last = self.history.last_zxid
+            raise InvariantViolation(f"batch 0x{proposal.first_zxid:x} does not follow 0x{last:x}")
         self.history.append(proposal)
         membership = self.inspect(proposal)
         if membership is not None:
@@ -375,7 +369,8 @@ class Core:
         """Everything up to `commit` is committed. Whether that is news."""
         if commit <= self.commit:
             return False
-        require(commit <= self.history.last_zxid, f"0x{commit:x} is committed but not in the history")
+        if commit > self.history.last_zxid:
+            raise InvariantViolation(f"0x{commit:x} is committed but not in the history")
         self.commit = commit
         if self.pending is not None and commit >= self.pending[0]:
             self._adopt()

@@ -97,13 +97,14 @@ class Following(Role):
             self._roll(message.epoch)
         if message.epoch != self.epoch:
             return
-        self._heard = self.core.now
+        core = self.core
+        self._heard = core.now
         if isinstance(message, Heartbeat):
             self._commit(message.commit)
-            if self.core.role is not self:
+            if core.role is not self:
                 return
-            promised = self.epoch if self.core.candidate == self.leader else self.core.promised
-            self.core.send(sender, HeartbeatAck(self.epoch, message.round, promised))
+            promised = self.epoch if core.candidate == self.leader else core.promised
+            core.send(sender, HeartbeatAck(self.epoch, message.round, promised))
         elif isinstance(message, _IN_STREAM) and message.stream == self.stream and not self.installing:
             self._in_stream(message)
 
@@ -168,7 +169,8 @@ class Following(Role):
             core.look(f"leader {self.leader} has left the ensemble")
 
     def _acknowledge(self) -> None:
-        self.core.send(self.leader, Ack(self.epoch, self.stream, self.core.durable))
+        core = self.core
+        core.send(self.leader, Ack(self.epoch, self.stream, core.durable))
 
     def _say_first_position(self) -> None:
         self._say_position(-1 if self.core.diverged else self.core.history.last_zxid)

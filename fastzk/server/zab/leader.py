@@ -34,7 +34,7 @@ from fastzk.server.zab.messages import (
     Sync,
     opening_zxid,
 )
-from fastzk.server.zab.role import Role, require
+from fastzk.server.zab.role import InvariantViolation, Role
 
 if TYPE_CHECKING:
     from fastzk.server.zab.core import Core
@@ -54,11 +54,12 @@ class Phase(enum.Enum):
     STREAMING = enum.auto()
 
 
+#: What is asked for all the time; an enumeration's members take their time to be found.
+_STREAMING: Final = Phase.STREAMING
+
+
 class Progress:
     """One follower as the leader knows it."""
-
-    __slots__ = ("acked", "began", "commit_told", "heard", "in_flight", "in_flight_bytes", "phase", "round", "sent",
-                 "stream")  # fmt: skip
 
     def __init__(self, stream: int, now: int) -> None:
         self.stream = stream
@@ -110,7 +111,7 @@ class Leading(Role):
     @property
     def synced(self) -> set[int]:
         """The servers that take batches as they are made, this one included."""
-        return {self.core.id} | {peer for peer, progress in self.progress.items() if progress.phase is Phase.STREAMING}
+        return {self.core.id} | {peer for peer, progress in self.progress.items() if progress.phase is _STREAMING}
 
     @property
     def live_leader(self) -> int | None:
@@ -149,7 +150,7 @@ class Leading(Role):
         for peer, progress in sorted(self.progress.items()):
             if progress.phase in (Phase.GREETED, Phase.MATCHING):
                 lost = core.now - progress.began > core.timing.heartbeat * 2
-            elif progress.phase is Phase.STREAMING:
+            elif progress.phase is _STREAMING:
                 # A follower acknowledges at once that it shares the history.
                 since = progress.began if progress.in_flight or not progress.acked else progress.heard
                 lost = core.now - since > core.timing.sync_limit
@@ -177,28 +178,26 @@ class Leading(Role):
             self._acknowledged(sender, progress, message.zxid)
         elif isinstance(message, Resync):
             self._greet(sender)
-        elif progress.phase is not Phase.STREAMING:
+        elif progress.phase is not _STREAMING:
             self._positioned(sender, progress, message.zxid, message.last_zxid)
 
     def sought(self, peer: int) -> None:
         """A server that was taken for a follower looks for a leader: it has given this one up."""
         progress = self.progress.get(peer)
-        if progress is not None and progress.phase in (Phase.STREAMING, Phase.INSTALLING):
+        if progress is not None and progress.phase in (_STREAMING, Phase.INSTALLING):
             self._greet(peer)
 
     def propose(self, proposal: Proposal) -> None:
         """Broadcast a batch of this epoch, or of the one before if the owner has not carried out ``Rolled`` yet."""
         core = self.core
         # One that was made before its maker knew of the later epoch still goes before the opening of that.
-        require(
-            self._first_epoch <= proposal.epoch <= self.epoch,
-            f"a batch of epoch {proposal.epoch} is proposed in epoch {self.epoch}",
-        )
+        if not self._first_epoch <= proposal.epoch <= self.epoch:
+            raise InvariantViolation(f"a batch of epoch {proposal.epoch} is proposed in epoch {self.epoch}")
         previous = core.history.last_zxid
         core.appended(proposal)
         for peer, progress in self.progress.items():
             if (
-                progress.phase is Phase.STREAMING
+                progress.phase is _STREAMING
                 and progress.sent == previous
                 and progress.in_flight_bytes < WINDOW_BYTES
             ):
@@ -206,17 +205,19 @@ class Leading(Role):
 
     def persisted(self) -> None:
         """This server's own disk counts like any other."""
-        if self.core.durable > self.core.commit:
+        core = self.core
+        if core.durable > core.commit:
             self._count()
 
     def settle(self) -> None:
         """Tell the commit point to those whom no batch told it in this turn."""
-        commit = self.core.commit
+        core = self.core
+        commit = core.commit
         for peer, progress in self.progress.items():
             told = min(commit, progress.sent)
-            if progress.phase is Phase.STREAMING and progress.commit_told < told:
+            if progress.phase is _STREAMING and progress.commit_told < told:
                 progress.commit_told = told
-                self.core.send(peer, Commit(self.epoch, progress.stream, commit))
+                core.send(peer, Commit(self.epoch, progress.stream, commit))
 
     # -- synchronisation ------------------------------------------------------------------------------------------
 
@@ -255,7 +256,7 @@ class Leading(Role):
             progress.phase = Phase.MATCHING
             core.send(peer, Match(self.epoch, progress.stream, shared))
         else:
-            progress.phase = Phase.STREAMING
+            progress.phase = _STREAMING
             progress.sent = zxid
             core.send(peer, Sync(self.epoch, progress.stream, zxid, last_zxid))
             self._pump(peer, progress)
@@ -284,16 +285,18 @@ class Leading(Role):
     # -- counting -------------------------------------------------------------------------------------------------
 
     def _acknowledged(self, peer: int, progress: Progress, zxid: int) -> None:
-        if progress.phase is not Phase.STREAMING or zxid <= progress.acked:
+        if progress.phase is not _STREAMING or zxid <= progress.acked:
             return
-        require(zxid <= progress.sent, f"server {peer} acknowledges 0x{zxid:x}, sent was 0x{progress.sent:x}")
+        if zxid > progress.sent:
+            raise InvariantViolation(f"server {peer} acknowledges 0x{zxid:x}, sent was 0x{progress.sent:x}")
+        core = self.core
         progress.acked = zxid
-        progress.began = self.core.now
+        progress.began = core.now
         while progress.in_flight and progress.in_flight[0][0] <= zxid:
             progress.in_flight_bytes -= progress.in_flight.popleft()[1]
-        if zxid > self.core.commit:
+        if zxid > core.commit:
             self._count()
-        if self.core.role is self and progress.sent < self.core.history.last_zxid:
+        if core.role is self and progress.sent < core.history.last_zxid:
             self._pump(peer, progress)
 
     def _count(self) -> None:

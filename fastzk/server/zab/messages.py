@@ -32,10 +32,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import ClassVar, Final, TypeAlias, get_args
+from typing import Final, TypeAlias, get_args
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Proposal:
     """A batch of transactions: the unit of logging, sending, acknowledging and committing. Never split or merged.
 
@@ -65,21 +65,19 @@ def follows(before: int, after: int) -> bool:
     return after > before and after & 0xFFFFFFFF == 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Probe:
     """Would you promise me `epoch`? `round` names the attempt."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     round: int
     last_zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ProbeReply:
     """`epoch` is the one the voter has promised; `leader` the live leader it hears, -1 if none."""
 
-    layout: ClassVar[str] = "qq?qq"
     epoch: int
     round: int
     granted: bool
@@ -87,82 +85,74 @@ class ProbeReply:
     leader: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Canvass:
     """Promise me `epoch`. `last_zxid` is where the candidate's history ends."""
 
-    layout: ClassVar[str] = "qq"
     epoch: int
     last_zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Promise:
     """`epoch` was asked for; `promised` is the voter's own promise, which is later if it was refused."""
 
-    layout: ClassVar[str] = "qq?"
     epoch: int
     promised: int
     granted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NewLeader:
     """I lead `epoch`, and `commit` is committed."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     stream: int
     commit: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Position:
     """A batch end of the follower's history, which ends at `last_zxid`; -1: its log does not reach back so far."""
 
-    layout: ClassVar[str] = "qqqq"
     epoch: int
     stream: int
     zxid: int
     last_zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Match:
     """Name your last batch end at or below this one of mine."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     stream: int
     zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Sync:
     """Both histories are the same up to `zxid`; what the follower, whose ends at `last_zxid`, has behind it goes."""
 
-    layout: ClassVar[str] = "qqqq"
     epoch: int
     stream: int
     zxid: int
     last_zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Install:
     """A full state follows, for a follower whose history ends at `last_zxid`."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     stream: int
     last_zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Append:
     """The batch behind `previous`; `commit` rides along."""
 
-    layout: ClassVar[str] = "qqqqqqI"
     epoch: int
     stream: int
     previous: int
@@ -170,52 +160,47 @@ class Append:
     proposal: Proposal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Ack:
     """Everything up to `zxid` is durable at the follower."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     stream: int
     zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Commit:
     """Everything up to `zxid` is committed."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     stream: int
     zxid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Heartbeat:
     """I lead; `round` is to be answered."""
 
-    layout: ClassVar[str] = "qqqq"
     epoch: int
     stream: int
     round: int
     commit: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HeartbeatAck:
     """`promised` is later than `epoch` if the follower no longer follows."""
 
-    layout: ClassVar[str] = "qqq"
     epoch: int
     round: int
     promised: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resync:
     """Begin a new stream."""
 
-    layout: ClassVar[str] = "qq"
     epoch: int
     stream: int
 
@@ -238,12 +223,32 @@ Message: TypeAlias = (
     | Resync
 )
 
-#: The type byte of a message is its place in this list, from 1 on: add at the end only.
-_TYPES: Final[tuple[type[Message], ...]] = get_args(Message)
+#: What stands behind the type byte of each message; of an Append, what stands before the payload. The type byte is a
+#: message's place in this list, from 1 on: add at the end only.
+_LAYOUTS: Final[dict[type[Message], struct.Struct]] = {
+    kind: struct.Struct("<B" + layout)
+    for kind, layout in (
+        (Probe, "qqq"),
+        (ProbeReply, "qq?qq"),
+        (Canvass, "qq"),
+        (Promise, "qq?"),
+        (NewLeader, "qqq"),
+        (Position, "qqqq"),
+        (Match, "qqq"),
+        (Sync, "qqqq"),
+        (Install, "qqq"),
+        (Append, "qqqqqqI"),
+        (Ack, "qqq"),
+        (Commit, "qqq"),
+        (Heartbeat, "qqqq"),
+        (HeartbeatAck, "qqq"),
+        (Resync, "qq"),
+    )
+}
+_TYPES: Final = tuple(_LAYOUTS)
+assert get_args(Message) == _TYPES
 _CODES: Final = {kind: code for code, kind in enumerate(_TYPES, 1)}
-_LAYOUTS: Final = {kind: struct.Struct("<B" + kind.layout) for kind in _TYPES}
 _FIELDS: Final = {kind: attrgetter(*(each.name for each in fields(kind) if each.name != "proposal")) for kind in _TYPES}
-_APPEND: Final = _LAYOUTS[Append]
 #: Type bytes above this one are not for the broadcast: the server's own traffic between servers.
 LAST_TYPE: Final = len(_TYPES)
 
@@ -251,10 +256,11 @@ LAST_TYPE: Final = len(_TYPES)
 def encode(message: Message) -> tuple[bytes, bytes]:
     """A message as it travels: its head, and an Append's payload (else nothing) to follow it."""
     kind = type(message)
+    layout = _LAYOUTS[kind]
     if isinstance(message, Append):
         batch = message.proposal
-        head = _APPEND.pack(
-            _CODES[Append],
+        head = layout.pack(
+            _CODES[kind],
             message.epoch,
             message.stream,
             message.previous,
@@ -264,7 +270,7 @@ def encode(message: Message) -> tuple[bytes, bytes]:
             batch.count,
         )
         return head, batch.payload
-    return _LAYOUTS[kind].pack(_CODES[kind], *_FIELDS[kind](message)), b""
+    return layout.pack(_CODES[kind], *_FIELDS[kind](message)), b""
 
 
 def decode(frame: memoryview) -> Message:
@@ -277,13 +283,14 @@ def decode(frame: memoryview) -> Message:
         raise ValueError(f"a message of an unknown type ({frame[0] if frame else 'empty'})")
     kind = _TYPES[frame[0] - 1]
     layout = _LAYOUTS[kind]
+    size = layout.size
     if kind is Append:
-        if len(frame) <= layout.size:
+        if len(frame) <= size:
             raise ValueError("a proposal is cut short")
         _, epoch, stream, previous, commit, first, last, count = layout.unpack_from(frame)
         if not (first <= last and count == last - first + 1 and first >> 32 == last >> 32 <= epoch):
             raise ValueError(f"a proposal of {count} transactions from 0x{first:x} to 0x{last:x}")
-        return Append(epoch, stream, previous, commit, Proposal(first, last, count, bytes(frame[layout.size :])))
-    if len(frame) != layout.size:
+        return Append(epoch, stream, previous, commit, Proposal(first, last, count, bytes(frame[size:])))
+    if len(frame) != size:
         raise ValueError(f"a {kind.__name__} of {len(frame)} bytes")
     return kind(*layout.unpack(frame)[1:])
