@@ -28,7 +28,7 @@ cdef class Gathering:
 
     cdef int forget(self) noexcept
     cdef int came(self, int64_t session) noexcept
-    cdef bint enough(self, int64_t waiting) except -1
+    cdef bint enough(self, int64_t waiting, int64_t ahead) except -1
     cdef int sent(self) noexcept
     cdef int committed(self, int64_t waiting) noexcept
     cdef int arm(self, int64_t ns) except -1

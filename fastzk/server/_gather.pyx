@@ -6,11 +6,12 @@ next change on the way at once; but the clients of other servers hear of it late
 with the first of them makes the others wait for the batch after it, and so on for ever: three small batches by turns
 instead of a large one.
 
-So a batch that could leave because nothing is under way waits until most of those are back who were just answered
-(all but one, or but an eighth), and for twice as long at most as batches lately took to be committed, nor longer than
-four milliseconds. It does not wait at all if there are ``MANY`` writes already, and only where waiting is of use: where
-at least half of those who were answered came back before the next commit lately. One client alone never waits for
-another, nor do clients that have other things to do between two writes.
+So a batch waits until the one before it is committed, and then until most of those are back who were just answered
+(all but one, or but an eighth), but for this twice as long at most as batches lately took to be committed, nor longer
+than four milliseconds. It does not wait at all if it has ``MANY`` writes already, and only where waiting is of use:
+where at least half of those who were answered came back before the next commit lately. Where they do not, a batch
+leaves when nothing is under way, or when it is as large as all that is. One client alone never waits for another, nor
+do clients that have other things to do between two writes.
 """
 
 from fastzk.server._clients cimport fz_monotonic_ns
@@ -73,10 +74,17 @@ cdef class Gathering:
                 break
         return 0
 
-    cdef bint enough(self, int64_t waiting) except -1:
-        # Whether a batch of so many writes leaves now; nothing is under way. If not, `wake` is called.
+    cdef bint enough(self, int64_t waiting, int64_t ahead) except -1:
+        # Whether a batch of so many writes leaves now, behind `ahead` that are not committed yet. If not, it is asked
+        # again when these are, or `wake` is called.
         cdef int64_t left
-        if waiting == 0 or waiting >= MANY or self.loyalty < HALF or waiting >= self.crowd * 7 // 8:
+        if waiting >= MANY:
+            return True
+        if self.loyalty < HALF:
+            return waiting >= ahead
+        if ahead > 0:
+            return False
+        if waiting == 0 or waiting >= self.crowd * 7 // 8:
             return True
         left = self.free_ns + min(2 * self.cycle_ns, self.most_ns) - fz_monotonic_ns()
         if left <= 0:

@@ -356,16 +356,13 @@ cdef class Pipeline(Line):
             self.on_failure(error)
 
     cdef bint log_free(self) except -1:
-        # Whether the open round goes to the log now. While one is on its way to the disk it grows. Behind one that
-        # only waits for the others' disks it goes if it is as large as all that wait for them, because each batch costs
-        # every server of an ensemble the same, however small it is. If nothing is under way, a leader's waits for those
-        # who are about to come back.
-        cdef int64_t waiting = self.open.batch.count, ahead = self.submitted - self.committed
+        # Whether the open round goes to the log now. While one is on its way to the disk it grows; a leader's may wait
+        # for more than that.
         if self.submitted > self.durable:
             return False
-        if ahead > 0:
-            return waiting >= ahead
-        return self.mode != MODE_LEADING or self.gathering.enough(waiting)
+        if self.mode != MODE_LEADING:
+            return self.submitted <= self.committed
+        return self.gathering.enough(self.open.batch.count, self.submitted - self.committed)
 
     cdef int submit(self) except -1:
         cdef Round round = self.open

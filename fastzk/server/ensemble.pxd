@@ -11,7 +11,7 @@ from fastzk.server._pipeline cimport Pipeline
 from fastzk.server.history cimport History
 from fastzk.server.peers cimport Peers
 from fastzk.server.talk cimport Talk
-from fastzk.server.zab.actions cimport Log, Send
+from fastzk.server.zab.actions cimport Send
 from fastzk.server.zab.core cimport Core
 from fastzk.server.zab.messages cimport Proposal
 
@@ -54,6 +54,8 @@ cdef class Ensemble:
     @cython.locals(limit=int64_t, core=Core)
     cdef _tell_commit(self)
     cdef _carry_out(self)
+
+    @cython.locals(sending=Send, proposal=Proposal, batch=Batch)
     cdef _act(self, object action)
     cdef _send(self, int64_t to, object message)
 

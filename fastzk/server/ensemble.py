@@ -381,7 +381,7 @@ class Ensemble:
             self._carry_out()
             self._roster.changed()
             self._tell_commit()
-            self._peers.flush()
+            self._peers.hurry()
             self._apply()
             self._begin_to_serve()
             # Now, when the next batch could have carried the commit point along.
@@ -424,13 +424,17 @@ class Ensemble:
         return True
 
     def _act(self, action: Action) -> None:
+        if isinstance(action, Send):  # what each batch needs comes first
+            sending = action
+            self._send(sending.to, sending.message)
+            return
+        if isinstance(action, Log):
+            proposal = action.proposal
+            batch = Batch()
+            batch.adopt(proposal.first_zxid, proposal.last_zxid, proposal.count, proposal.payload)
+            self._log.submit(batch)
+            return
         match action:
-            case Send(to, message):
-                self._send(to, message)
-            case Log(proposal):
-                batch = Batch()
-                batch.adopt(proposal.first_zxid, proposal.last_zxid, proposal.count, proposal.payload)
-                self._log.submit(batch)
             case Confirmed(number):
                 self._pipeline.confirmed_to(number)
             case Save(epoch, candidate):

@@ -28,7 +28,8 @@ cdef class PeerLink:
     # writing
     cdef list _parts
     cdef bytearray _tail
-    cdef Py_ssize_t _queued
+    cdef readonly Py_ssize_t queued
+    cdef readonly bint backlog
     cdef double _sent_at
 
     cpdef drop(self, str reason)

@@ -109,7 +109,10 @@ class PeerLink:
         # writing
         self._parts: list[Bytes] = []  # bytes and bytearrays are the link's own, all else is somebody's
         self._tail = bytearray()  # small buffers behind the parts
-        self._queued = 0  # bytes of both
+        #: Bytes of both: they wait for ``flush``.
+        self.queued = 0
+        #: Whether the kernel did not take everything at once lately: then there may be more in the transport.
+        self.backlog = False
         self._sent_at = 0.0
 
     @property
@@ -162,15 +165,10 @@ class PeerLink:
         return self._transport
 
     @property
-    def queued(self) -> int:
-        """Bytes that wait for ``flush``."""
-        return self._queued
-
-    @property
     def pending(self) -> int:
         """Bytes sent here that the kernel has not taken."""
         transport = self._transport
-        return self._queued + (transport.get_write_buffer_size() if transport is not None else 0)
+        return self.queued + (transport.get_write_buffer_size() if transport is not None else 0)
 
     def drop(self, reason: str) -> None:
         """End the link now; what the kernel has not taken is lost. Later calls do nothing."""
@@ -198,7 +196,7 @@ class PeerLink:
         if self.reason:
             return
         self.reason = reason
-        self._parts, self._tail, self._queued = [], bytearray(), 0
+        self._parts, self._tail, self.queued = [], bytearray(), 0
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_exception(ConnectionResetError(reason))
         self._on_closed(self, reason)
@@ -342,25 +340,29 @@ class PeerLink:
                     self._parts.append(self._tail)
                     self._tail = bytearray()
                     self._parts.append(buffer if isinstance(buffer, bytes) else memoryview(buffer))
-        self._queued += _HEADER_BYTES + length
-        if self._queued >= TURN_BYTES:
+        self.queued += _HEADER_BYTES + length
+        if self.queued >= TURN_BYTES:
             self.flush()
 
     def flush(self) -> None:
         """Hand everything to the kernel, or a copy of it to the transport."""
-        if not self._queued:
+        if not self.queued:
             return
         parts, transport = self._parts, self._transport
         if self._tail:
             parts.append(self._tail)
-        self._parts, self._tail, self._queued = [], bytearray(), 0
+        self._parts, self._tail, self.queued = [], bytearray(), 0
         if transport is None or transport.is_closing():
             return  # the event loop is about to tell us
         self._sent_at = self._loop.time()
-        if self._direct and not transport.get_write_buffer_size():
+        if self.backlog and not transport.get_write_buffer_size():
+            self.backlog = False
+        if self._direct and not self.backlog:
             try:
                 if len(parts) == 1:
                     sent = self._sock.send(parts[0], _SEND_FLAGS)
+                    if sent == len(parts[0]):
+                        return
                 else:
                     sent = self._sock.sendmsg(parts[:_IOVECS], (), _SEND_FLAGS)
             except (BlockingIOError, InterruptedError):
@@ -372,6 +374,7 @@ class PeerLink:
                 parts = _behind(parts, sent)
                 if not parts:
                     return
+        self.backlog = True
         transport.writelines([part if isinstance(part, bytes | bytearray) else bytes(part) for part in parts])
 
     # -- by the clock -------------------------------------------------------------------------------------------
@@ -385,7 +388,7 @@ class PeerLink:
             return
         if now - self._sent_at >= keep_alive and not self.pending:
             self._tail += KEEP_ALIVE
-            self._queued += _HEADER_BYTES
+            self.queued += _HEADER_BYTES
             self.flush()
         if self._start == self._end and len(self._view) > KEPT_BUFFER_BYTES and not self._large:
             self._new_buffer(BUFFER_BYTES)

@@ -27,7 +27,7 @@ cdef class Peers:
     cdef readonly dict _links
     cdef dict _gone
     cdef list _unsent
-    cdef bint _flushing
+    cdef bint _hurried
     cdef readonly set _tasks
     cdef readonly dict _strangers
     cdef readonly object _accepted

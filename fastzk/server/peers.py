@@ -123,7 +123,7 @@ class Peers:
         self._links: dict[int, PeerLink] = {}
         self._gone: dict[int, str] = {}  # links that are over, and nobody was told yet
         self._unsent: list[PeerLink] = []  # links with frames of this turn
-        self._flushing = False  # whether flush is going to be called
+        self._hurried = False  # whether something was sent that does not wait for company
         self._tasks: set[asyncio.Task[Any]] = set()  # of dialers, and of connections accepted, while they live
         self._strangers: dict[asyncio.Task[None], PeerLink] = {}  # of these, the unproven ones, oldest first
         self._accepted = 0
@@ -238,9 +238,9 @@ class Peers:
         unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
         """
         self._send(peer_id, buffers)
-        if self._unsent and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self.flush)
+        if self._unsent and not self._hurried:
+            self._hurried = True
+            self._loop.call_soon(self.hurry)
 
     def send_along(self, peer_id: int, *buffers: Bytes) -> None:
         """As ``send``, but in no hurry: the frame waits until something else is sent, to whomever, or for ``flush``."""
@@ -253,12 +253,17 @@ class Peers:
         if not link.queued:
             self._unsent.append(link)
         link.send(buffers)
-        if link.pending > self._max_pending:
+        if (link.backlog or link.queued > self._max_pending) and link.pending > self._max_pending:
             link.drop(f"{link.pending} bytes unsent")
+
+    def hurry(self) -> None:
+        """``flush``, unless all that there is may wait."""
+        if self._hurried:
+            self.flush()
 
     def flush(self) -> None:
         """Hand what was sent in this turn to the kernel; memory handed to ``send`` is free afterwards."""
-        self._flushing = False
+        self._hurried = False
         unsent, self._unsent = self._unsent, []
         for link in unsent:
             link.flush()

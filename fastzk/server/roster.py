@@ -101,19 +101,13 @@ class Roster:
         #: Servers that have left, where they are, and until when (the loop's time) their link is kept.
         self._leaving: dict[int, tuple[tuple[str, int], float]] = {}
         self._next_look = 0.0
+        #: Whether this server belongs to the ensemble no more: then it serves nobody.
+        self.removed = False
         self._told_removed = False
         pipeline.preparer.keeps_membership = True
         pipeline.reconfigure = self._reconfigure if config.reconfig_enabled else None
 
     # -- what a server asks --------------------------------------------------------------------------------------
-
-    @property
-    def removed(self) -> bool:
-        """Whether this server belongs to the ensemble no more: then it serves nobody."""
-        core = self._core
-        return core.id not in core.membership.members and (
-            core.pending is None or core.id not in core.pending[1].members
-        )
 
     def opening(self, epoch: int) -> bytes | None:
         """The first content of /zookeeper/config, for the opening of ``epoch``; None if there is one already.
@@ -135,6 +129,9 @@ class Roster:
             self._stored = True
             self._adopted(self._committed, core.membership)
         self._committed, self._pending = core.membership, core.pending
+        self.removed = core.id not in core.membership.members and (
+            core.pending is None or core.id not in core.pending[1].members
+        )
         if self.removed and not self._told_removed:
             logger.warning(
                 "server %d does not belong to the ensemble any more servers=%s; it serves nobody: stop it, or add it "

@@ -163,7 +163,8 @@ class Following(Role):
         core = self.core
         if not self.synced or self.installing:
             return
-        voted = self.leader in core.voters
+        # The leader can leave with a membership that is pending only.
+        voted = core.pending is not None and self.leader in core.voters
         if core.advance(min(zxid, core.history.last_zxid)) and voted and self.leader not in core.voters:
             # It gives up, too, and may not be able to say so. One that is news here is none that has left.
             core.look(f"leader {self.leader} has left the ensemble")
