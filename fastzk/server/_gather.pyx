@@ -57,7 +57,8 @@ cdef class Gathering:
 
     cdef int forget(self) noexcept:
         # What was being filled, or was under way, is lost, and so are the clients.
-        self.coming.count = self.under_way.count = self.answered.count = self.answered_count = 0
+        self.coming.count = self.answered.count = self.answered_count = 0
+        self.first = self.next
         self.crowd = self.loyalty = 0
         return 0
 
@@ -87,45 +88,50 @@ cdef class Gathering:
         if waiting == 0 or waiting >= self.crowd * 7 // 8:
             return True
         left = self.free_ns + min(2 * self.cycle_ns, self.most_ns) - fz_monotonic_ns()
-        if left <= 0:
-            return True
-        if not self.armed:
-            self.arm(left)
-        return False
+        return left <= 0 or not (self.armed or self.arm(left))
 
-    cdef int sent(self) noexcept:
+    cdef int sent(self, int64_t last_zxid) noexcept:
         # The batch is given to the log.
         self.sent_ns = fz_monotonic_ns()
-        self.under_way = self.coming
+        if self.next - self.first < IN_FLIGHT:
+            self.coming.last_zxid = last_zxid
+            self.under_way[self.next % IN_FLIGHT] = self.coming
+            self.next += 1
         self.coming.count = 0
         return 0
 
-    cdef int committed(self, int64_t waiting) noexcept:
-        # The batch that was given to the log last is committed; so many writes wait for the next one.
-        cdef int64_t back = self.answered_count - self.answered.count
+    cdef int committed(self, int64_t zxid, int64_t waiting) noexcept:
+        # What is not after `zxid` is committed; so many writes wait for the next batch.
+        cdef int64_t i, back = self.answered_count - self.answered.count
+        cdef Writers* writers
         if self.answered_count:
             self.loyalty += (ALL * back // self.answered_count - self.loyalty) >> 2
-        self.answered = self.under_way
-        self.answered_count = self.under_way.count
-        self.under_way.count = 0
+        self.answered.count = 0
+        while self.first != self.next and self.under_way[self.first % IN_FLIGHT].last_zxid <= zxid:
+            writers = &self.under_way[self.first % IN_FLIGHT]
+            self.first += 1
+            for i in range(min(writers.count, MANY - self.answered.count)):
+                self.answered.sessions[self.answered.count] = writers.sessions[i]
+                self.answered.count += 1
+        self.answered_count = self.answered.count
         self.crowd = self.answered_count + waiting
         self.free_ns = fz_monotonic_ns()
         self.cycle_ns += (self.free_ns - self.sent_ns - self.cycle_ns) >> 3
         return 0
 
-    cdef int arm(self, int64_t ns) except -1:
+    cdef bint arm(self, int64_t ns) except -1:
+        # Whether `wake` is going to be called in so many nanoseconds: there may be no file descriptor left for a timer.
         cdef itimerspec when
         if self.fd < 0:
             self.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
             if self.fd < 0:
-                raise OSError("no timer can be made")
+                return False
             self.loop.add_reader(self.fd, self.expired)
         when.it_interval.tv_sec = when.it_interval.tv_nsec = 0
         when.it_value.tv_sec = ns // 1_000_000_000
         when.it_value.tv_nsec = ns % 1_000_000_000
-        timerfd_settime(self.fd, 0, &when, NULL)
-        self.armed = True
-        return 0
+        self.armed = timerfd_settime(self.fd, 0, &when, NULL) == 0
+        return self.armed
 
     def expired(self) -> None:
         """Called by the event loop."""

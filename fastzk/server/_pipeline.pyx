@@ -377,7 +377,7 @@ cdef class Pipeline(Line):
             return self.advance()                    # nothing to log
         self.submitted = round.batch.last_zxid
         if self.mode == MODE_LEADING:
-            self.gathering.sent()
+            self.gathering.sent(self.submitted)
         self.log.submit(round.batch)
         if self.mode != MODE_STANDALONE and self.on_submit is not None:
             self.on_submit(round.batch)
@@ -640,7 +640,7 @@ cdef class Pipeline(Line):
         """Everything up to ``zxid`` is committed: give the log the next round. ``commit_to`` answers."""
         if zxid > self.committed:
             if self.mode == MODE_LEADING:
-                self.gathering.committed(self.open.batch.count)
+                self.gathering.committed(zxid, self.open.batch.count)
             self.committed = zxid
             if self.log_free():
                 self.submit()

@@ -124,6 +124,28 @@ def test_nobody_waits_for_clients_that_have_other_things_to_do(ensemble: Ensembl
         assert len(peers[at].replies()) == len(peers[at + 1].replies()) == 1
 
 
+def test_batches_that_overlap_come_together(ensemble: Ensemble) -> None:
+    """One leaves with its first writer, and the others write meanwhile: as a crowd begins."""
+    peers = clients(ensemble, 1, 6)
+    let_wait(ensemble, seconds=0.002)
+    leader = ensemble.members[1]
+    for _ in range(8):
+        for group in (peers[:1], peers[1:]):  # the second batch leaves before the first is committed
+            for peer in group:
+                peer.send(WRITE)
+            leader.turn()
+            leader.sync_disk()
+            leader.turn()
+        ensemble.settle()
+        assert all(len(peer.replies()) == 1 for peer in peers)
+    let_wait(ensemble, seconds=1000)
+    before = sizes(ensemble)
+    for peer in peers[:3]:
+        peer.send(WRITE)
+        leader.turn()
+    assert sizes(ensemble) == before
+
+
 def test_many_writes_do_not_wait(ensemble: Ensemble) -> None:
     peers = clients(ensemble, 1, 8)
     rounds(ensemble, peers, 8)
