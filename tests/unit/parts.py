@@ -55,14 +55,15 @@ class Turns:
 
     def run(self) -> None:
         """One turn: what was scheduled before it, not what that schedules."""
-        self.poll(0)
+        if self._readers:  # instructions of workloads that have none are counted
+            self.poll(0)
         for _ in range(len(self._soon)):
             callback, args = self._soon.popleft()
             callback(*args)
 
     def poll(self, seconds: float) -> bool:
         """Call for what becomes readable by then, timers for instance; whether anything did."""
-        ready = select.select(list(self._readers), [], [], seconds)[0] if self._readers else []
+        ready = select.select(list(self._readers), [], [], seconds)[0]
         for fd in ready:
             self._readers[fd]()
         return bool(ready)
