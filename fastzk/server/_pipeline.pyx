@@ -268,7 +268,8 @@ cdef class Pipeline(Line):
         if length > self.large_threshold:
             entry.large = length
             self.large_bytes += length
-        self.gathering.came(client.session_id)
+        if self.mode == MODE_LEADING:
+            self.gathering.came(client.session_id)
         self.log_txn()
         return self.submit() if op == OP_RECONFIG else 0     # from here on the new servers have a say, too
 
@@ -631,8 +632,7 @@ cdef class Pipeline(Line):
 
     def commit_to(self, zxid: int) -> None:
         """Everything up to ``zxid`` is committed: answer what is durable here, too."""
-        if zxid > self.committed:
-            self.mark_committed(zxid)
+        self.mark_committed(zxid)
         self.advance()
         self.settle()
 

@@ -51,7 +51,7 @@ cdef class Ensemble:
     cdef _settle_log(self)
     cdef _schedule(self)
 
-    @cython.locals(limit=int64_t, core=Core)
+    @cython.locals(limit=int64_t)
     cdef _tell_commit(self)
     cdef _carry_out(self)
 
@@ -61,6 +61,9 @@ cdef class Ensemble:
 
     @cython.locals(limit=int64_t, core=Core)
     cdef _apply(self)
+
+    @cython.locals(limit=int64_t, core=Core)
+    cdef int64_t _due(self) except -1
 
     @cython.locals(proposal=Proposal)
     cdef _apply_history(self, int64_t limit)

@@ -384,9 +384,7 @@ class Ensemble:
             self._peers.hurry()
             self._apply()
             self._begin_to_serve()
-            # Now, when the next batch could have carried the commit point along.
-            self.core.settle()
-            self._carry_out()
+            self._carry_out()  # what those who were answered have proposed already
             self._clients.flush_all()
             self._retire()
         except Exception as error:
@@ -396,12 +394,11 @@ class Ensemble:
 
     def _tell_commit(self) -> None:
         """The followers hear what is committed before it is applied and answered here."""
-        core = self.core
-        if core.leading is not None:
-            limit = min(core.commit, core.durable)
-            if self._pipeline.inherited <= self._applier.zxid < limit:
+        if self.core.leading is not None:
+            limit = self._due()
+            if limit:
                 self._pipeline.mark_committed(limit)
-            core.settle()
+            self.core.settle()  # now, when the next batch could have carried the commit point along
             self._carry_out()
 
     def _carry_out(self) -> None:
@@ -492,10 +489,20 @@ class Ensemble:
         limit = min(core.commit, core.durable)
         if self._handed < limit:
             self._apply_history(limit)
-        # A leader may have more of the earlier epochs to apply than goes in one slice: its own come behind that.
-        if core.leading is not None and self._pipeline.inherited <= self._applier.zxid < limit:
+        limit = self._due()
+        if limit:
             self._pipeline.commit_to(limit)
             self._handed = max(self._handed, self._applier.zxid)
+
+    def _due(self) -> int:
+        """Up to where this server's own pipeline may apply and answer; 0: nowhere yet.
+
+        A leader may have more of the earlier epochs to apply than goes in one slice: its own come behind that.
+        """
+        core = self.core
+        limit = min(core.commit, core.durable)
+        due = core.leading is not None and self._pipeline.inherited <= self._applier.zxid < limit
+        return limit if due else 0
 
     def _apply_history(self, limit: int) -> None:
         """Hand on the batches that this server's own pipeline did not make."""

@@ -361,8 +361,6 @@ class PeerLink:
             try:
                 if len(parts) == 1:
                     sent = self._sock.send(parts[0], _SEND_FLAGS)
-                    if sent == len(parts[0]):
-                        return
                 else:
                     sent = self._sock.sendmsg(parts[:_IOVECS], (), _SEND_FLAGS)
             except (BlockingIOError, InterruptedError):

@@ -103,7 +103,6 @@ class Roster:
         self._next_look = 0.0
         #: Whether this server belongs to the ensemble no more: then it serves nobody.
         self.removed = False
-        self._told_removed = False
         pipeline.preparer.keeps_membership = True
         pipeline.reconfigure = self._reconfigure if config.reconfig_enabled else None
 
@@ -129,17 +128,16 @@ class Roster:
             self._stored = True
             self._adopted(self._committed, core.membership)
         self._committed, self._pending = core.membership, core.pending
-        self.removed = core.id not in core.membership.members and (
+        known, self.removed = self.removed, core.id not in core.membership.members and (
             core.pending is None or core.id not in core.pending[1].members
         )
-        if self.removed and not self._told_removed:
+        if self.removed and not known:
             logger.warning(
                 "server %d does not belong to the ensemble any more servers=%s; it serves nobody: stop it, or add it "
                 "again by a reconfiguration",
                 core.id,
                 sorted(core.membership.members),
             )
-        self._told_removed = self.removed
         self._connect()
 
     def tick(self) -> None:

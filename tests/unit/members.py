@@ -8,13 +8,14 @@ of the three have it on their disk. The servers' parts and their logs are real.
 from __future__ import annotations
 
 import select
+import struct
 import time
 from collections import deque
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from parts import Parts
+from parts import Parts, Peer
 
 from fastzk._log import Batch, iter_records
 
@@ -287,3 +288,14 @@ class Ensemble:
         self.settle()
         for member in self.members.values():
             assert not member.parts.service.leaderless
+
+
+def connect(ensemble: Ensemble, number: int, **options: object) -> Peer:
+    """A client of a server, with its session."""
+    peer = ensemble.members[number].parts.peer()
+    peer.greet(**options)
+    ensemble.settle()
+    (greeting,) = peer.frames()
+    assert struct.unpack_from(">iiq", greeting)[1] > 0, "no session"
+    peer.password = greeting[20:36]  # type: ignore[attr-defined]
+    return peer

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,18 +166,11 @@ SCHEMES = st.sampled_from((b"world", b"digest", b"ip", b"auth", b"x", b"\xff", N
 IDS = st.none() | st.sampled_from((b"anyone", b"a:b", b"1.2.3.4", b"::1/64", b"")) | st.binary(max_size=8)
 
 
-def entries_of(acl: bytes) -> list[tuple[int, bytes, bytes]]:
-    """Permissions, scheme and id of what is stored, where nothing is null."""
-    found, at = [], 4
-    for _ in range(int.from_bytes(acl[:4], "big")):
-        perms, length = struct.unpack_from(">ii", acl, at)
-        scheme = acl[at + 8 : at + 8 + length]
-        at += 8 + length
-        (length,) = struct.unpack_from(">i", acl, at)
-        found.append((perms, scheme, acl[at + 4 : at + 4 + length]))
-        at += 4 + length
-    assert at == len(acl)
-    return found
+def entries_of(acl: bytes) -> list[wire.Acl]:
+    reader = wire.Reader(acl)
+    entries = reader.acls()
+    reader.end()
+    return entries
 
 
 @given(st.lists(st.tuples(st.integers(-(1 << 31), (1 << 31) - 1), SCHEMES, IDS), max_size=4))

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from members import Ensemble
-from parts import Peer
+from members import Ensemble, connect
 from support import wire
 from support.wire import Request
 
@@ -26,17 +25,6 @@ def ensemble(tmp_path: Path) -> Iterator[Ensemble]:
         yield made
         for member in made.members.values():
             member.parts.check()
-
-
-def connect(ensemble: Ensemble, number: int, **options: object) -> Peer:
-    """A client of a server, with its session."""
-    peer = ensemble.members[number].parts.peer()
-    peer.greet(**options)
-    ensemble.settle()
-    (greeting,) = peer.frames()
-    assert struct.unpack_from(">iiq", greeting)[1] > 0, "no session"
-    peer.password = greeting[20:36]  # type: ignore[attr-defined]
-    return peer
 
 
 def trees_are_equal(ensemble: Ensemble) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from members import Ensemble
+from members import Ensemble, connect
 from parts import Peer
 from support import wire
 
@@ -22,14 +22,7 @@ def ensemble(tmp_path: Path) -> Iterator[Ensemble]:
 
 def clients(ensemble: Ensemble, number: int, count: int) -> list[Peer]:
     """Clients of a server, with their sessions."""
-    peers = []
-    for _ in range(count):
-        peer = ensemble.members[number].parts.peer()
-        peer.greet()
-        ensemble.settle()
-        assert len(peer.frames()) == 1
-        peers.append(peer)
-    return peers
+    return [connect(ensemble, number) for _ in range(count)]
 
 
 def let_wait(ensemble: Ensemble, *, seconds: float) -> None:
