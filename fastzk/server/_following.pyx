@@ -271,7 +271,7 @@ cdef class Following(Line):
         return 0
 
     def committed(self, batch) -> None:
-        """Apply the next batch (one of the log, or its payload), which is durable here and committed, and answer."""
+        """Apply the next batch (one of the log, or its payload), which is committed, and answer."""
         self.batches.append(batch)
         self.advance()
         self.settle()

@@ -251,7 +251,7 @@ class Server:
             max_never_used_ms=config.container_max_never_used_ms,
             on_failure=self._fail,
         )
-        self._checkpointer = Checkpointer(loop, self._store, tree, on_failure=self._fail)
+        self._checkpointer = Checkpointer(loop, self._store, tree, on_failure=self._fail, durable=self._durable)
         self._checkpoint_txns = 0  # pipeline.txns when the last checkpoint began
         self._checkpoint_began = time.monotonic()
         self._checkpoint_pause = 0.0  # not before so many seconds after the last one began
@@ -408,8 +408,10 @@ class Server:
         self._loop.run_until_complete(asyncio.sleep(0.01))
         try:
             if self._exit_code == 0 and self._applier.zxid != self._store.checkpoint_zxid and self._between_batches:
+                if self._ensemble is not None:
+                    self._ensemble.wait_durable()
                 self._checkpointer.run_now(checkpoint_meta(self._applier, self._tree, self._sessions))
-        except StoreFull as error:
+        except (StoreFull, LogFailed) as error:
             logger.warning(
                 "no last checkpoint reason=%s; the log has everything, the next start replays it", error
             )
@@ -486,6 +488,10 @@ class Server:
     def _between_batches(self) -> bool:
         """Not in the middle of a batch, as a leader may be while a sync waits: states begin where batches end."""
         return self._history is None or self._history.is_end(self._applier.zxid)
+
+    def _durable(self, zxid: int) -> bool:
+        """Whether the log reaches up to `zxid`, so that it can be continued behind a checkpoint of that."""
+        return self._ensemble is None or self._ensemble.durable(zxid)
 
     @property
     def _txns(self) -> int:

@@ -138,6 +138,8 @@ class Checkpointer:
     `slice_bytes`: about how much one slice takes at most (less while slices turn out slow).
     `queue_bytes`: how much may be on its way to the disk before taking stops.
     `pause`: seconds between slices.
+    `durable`: whether the log has everything up to a zxid. Before that no checkpoint of it is committed: the next start
+    would find a log that ends before the state.
     `on_failure`: called on the loop's thread with whatever should end the process; `StoreFull` does not get
     there.
     """
@@ -149,6 +151,7 @@ class Checkpointer:
         source: PageSource,
         *,
         on_failure: Callable[[BaseException], None],
+        durable: Callable[[int], bool] = lambda _: True,
         slice_bytes: int = SLICE_BYTES,
         queue_bytes: int = QUEUE_BYTES,
         pause: float = PAUSE_SECONDS,
@@ -157,6 +160,7 @@ class Checkpointer:
         self._store = store
         self._source = source
         self._on_failure = on_failure
+        self._durable = durable
         self._slice_bytes = self._slice_now = slice_bytes
         self._queue_bytes = queue_bytes
         self._pause = pause
@@ -275,7 +279,7 @@ class Checkpointer:
             job.queued_bytes += size
             job.peak_queue_bytes = max(job.peak_queue_bytes, job.queued_bytes)
             job.slices += 1
-        else:
+        elif self._durable(job.zxid):
             job.committing = True
             job.orders.put(job.meta)
         took = time.perf_counter() - start

@@ -11,7 +11,7 @@ from fastzk.server._pipeline cimport Pipeline
 from fastzk.server.history cimport History
 from fastzk.server.peers cimport Peers
 from fastzk.server.talk cimport Talk
-from fastzk.server.zab.actions cimport Send
+from fastzk.server.zab.actions cimport Log, Send
 from fastzk.server.zab.core cimport Core
 from fastzk.server.zab.messages cimport Proposal
 
@@ -40,6 +40,9 @@ cdef class Ensemble:
     cdef bint _turning
     cdef bint _stopped
     cdef int64_t _handed
+    cdef list _lazy
+    cdef Py_ssize_t _lazy_bytes
+    cdef bint _lazy_timer
     cdef object _digests
     cdef int64_t _opened
     cdef readonly Core core
@@ -55,8 +58,11 @@ cdef class Ensemble:
     cdef _tell_commit(self)
     cdef _carry_out(self)
 
-    @cython.locals(sending=Send, proposal=Proposal, batch=Batch)
+    @cython.locals(sending=Send, writing=Log, proposal=Proposal)
     cdef _act(self, object action)
+
+    @cython.locals(proposal=Proposal, batch=Batch)
+    cpdef _write_lazy(self)
     cdef _send(self, int64_t to, object message)
 
     @cython.locals(limit=int64_t, core=Core)

@@ -9,7 +9,9 @@
 Everything happens on the event loop, in *turns*: something arrives, the core is told, its actions are carried out in
 their order, what is committed and durable here is applied, and at the end of the turn each peer gets one write.
 
-Only what is committed is applied, so the tree never has to forget anything. After a start the log may hold more than
+Only what is committed is applied, so the tree never has to forget anything. A follower does not wait for its own disk
+with that: a quorum has it. If nobody waits for its acknowledgment either, its log gets what came within ``LAZY_SECONDS``
+at a time. What goes by the log's end (checkpoints, acknowledgments) goes by what is durable. After a start the log may hold more than
 is known to be committed; that waits, in ``history``, until a leader says how far it is.
 
 What has a life of its own is beside this file, and knows nothing of it: ``talk.py``, what servers say besides the
@@ -80,6 +82,9 @@ CLOCK_MS: Final = 10
 ROLL_AT: int = 0xF000_0000
 #: Bytes of committed batches applied before the loop serves somebody else.
 APPLY_BYTES: Final = 1 << 20
+#: How long a follower's batches wait for others before they are written, if they are not urgent, and how many bytes of them.
+LAZY_SECONDS: Final = 0.01
+LAZY_BYTES: Final = 256 << 10
 
 
 class Ensemble:
@@ -137,6 +142,10 @@ class Ensemble:
         self._stopped = False
         #: Everything up to here was given to be applied.
         self._handed = self._history.floor(self._applier.zxid)
+        #: Batches that the log gets later, since they are not urgent, and their bytes.
+        self._lazy: list[Proposal] = []
+        self._lazy_bytes = 0
+        self._lazy_timer = False
         self._digests = Digests()
         self._opened = 0
         membership, pending = recovered_memberships(ensemble, recovered)
@@ -225,9 +234,19 @@ class Ensemble:
         """Take no part any more; the log goes on until it is closed."""
         if not self._stopped:
             self._stopped = True
+            self._write_lazy()
             self._loop.remove_reader(self._log.event_fd)
             self._full_states.abandon()
             self._peers.close()
+
+    def durable(self, zxid: int) -> bool:
+        """Whether the log has what was applied up to `zxid`, and goes on behind that."""
+        return zxid <= self.core.durable or zxid <= self._log.durable_zxid
+
+    def wait_durable(self) -> None:
+        """Until the log has everything that is applied, once this is stopped. Raises LogFailed."""
+        while not self.durable(self._applier.zxid):
+            self._wait_for_log()
 
     async def wait_stopped(self) -> None:
         """Until the connections to the other servers are closed."""
@@ -426,11 +445,17 @@ class Ensemble:
             self._send(sending.to, sending.message)
             return
         if isinstance(action, Log):
-            proposal = action.proposal
-            batch = Batch()
-            batch.adopt(proposal.first_zxid, proposal.last_zxid, proposal.count, proposal.payload)
-            self._log.submit(batch)
+            writing = action
+            proposal = writing.proposal
+            self._lazy.append(proposal)
+            self._lazy_bytes += len(proposal.payload)
+            if writing.urgent or self._lazy_bytes >= LAZY_BYTES:
+                self._write_lazy()
+            elif not self._lazy_timer:
+                self._lazy_timer = True
+                self._loop.call_later(LAZY_SECONDS, self._time_to_write)
             return
+        self._write_lazy()
         match action:
             case Confirmed(number):
                 self._pipeline.confirmed_to(number)
@@ -457,6 +482,20 @@ class Ensemble:
                 self._epochs.adopt(zxid)
                 self._reconfigured(membership)
 
+    def _write_lazy(self) -> None:
+        """Give the log what it has not got yet."""
+        if not self._lazy:
+            return
+        lazy, self._lazy, self._lazy_bytes = self._lazy, [], 0
+        for proposal in lazy:
+            batch = Batch()
+            batch.adopt(proposal.first_zxid, proposal.last_zxid, proposal.count, proposal.payload)
+            self._log.submit(batch)
+
+    def _time_to_write(self) -> None:
+        self._lazy_timer = False
+        self._guarded(self._write_lazy)
+
     def _leads(self, epoch: int) -> bool:
         """Whether this server still leads `epoch`: what is carried out may have been overtaken by what comes behind."""
         leading = self.core.leading
@@ -475,18 +514,22 @@ class Ensemble:
         """Drop a tail of the log that the leader does not have. Waits for the disk: nobody is served meanwhile."""
         # The core knows of the truncation already, so it is not told what became durable of that tail.
         while self._log.pending:
-            select.select([self._log.event_fd], [], [])
-            self._settle_log()
+            self._wait_for_log()
         self._settle_log()
         logger.warning("dropping what was never committed after=0x%x to=0x%x", zxid, self._log.last_zxid)
         self._log.truncate(zxid)
 
+    def _wait_for_log(self) -> None:
+        """Let the log make something durable. Nobody is served meanwhile."""
+        select.select([self._log.event_fd], [], [])
+        self._settle_log()
+
     # -- applying ----------------------------------------------------------------------------------------------------
 
     def _apply(self) -> None:
-        """Apply what is committed and on this server's disk, a slice of it at a time."""
+        """Apply what is committed, and leading, on this server's disk, a slice of it at a time."""
         core = self.core
-        limit = min(core.commit, core.durable)
+        limit = min(core.commit, core.durable) if core.leading is not None else core.commit
         if self._handed < limit:
             self._apply_history(limit)
         limit = self._due()

@@ -21,8 +21,12 @@ class Owner(Protocol):
 class Disk:
     """A log of batches, the first ``synced`` of which are durable; a promise and a checkpoint, durable when written.
 
-    The log's own thread writes: one fdatasync at a time, for all that was appended before it began.
+    The log's own thread writes: one fdatasync at a time, for all that was appended before it began. What is not urgent
+    waits for what is, or until its time has come.
     """
+
+    #: Microseconds for which a batch waits that is not urgent.
+    LAZY = 10_000
 
     def __init__(self, scheduler: Scheduler, delay: Callable[[], int]) -> None:
         self._scheduler = scheduler
@@ -38,6 +42,9 @@ class Disk:
         self.synced = 0
         self.owner: Owner | None = None
         self._busy = False
+        #: Up to here somebody, or the time, has asked for an fdatasync.
+        self._wanted = 0
+        self._lazy = False
         #: fdatasyncs begun before something was dropped are of no use any more.
         self._generation = 0
         self._stuck: list[tuple[int, int]] = []
@@ -61,15 +68,29 @@ class Disk:
         """Write that the membership at `zxid` is committed."""
         self.membership = max(self.membership, zxid)
 
-    def append(self, proposal: Proposal) -> None:
+    def append(self, proposal: Proposal, urgent: bool = True) -> None:
         """Write a batch; the owner hears when it is durable."""
         assert follows(self.last_zxid, proposal.first_zxid), "the log gets a hole"
         self.batches.append(proposal)
+        if urgent:
+            self.sync_all()
+        elif not self._lazy:
+            self._lazy = True
+            self._scheduler.after(self.LAZY, self._lazy_over, self._generation)
+
+    def _lazy_over(self, generation: int) -> None:
+        if generation == self._generation:
+            self._lazy = False
+            self.sync_all()
+
+    def sync_all(self) -> None:
+        """Nothing waits any longer."""
+        self._wanted = self.last_zxid
         self.sync()
 
     def sync(self) -> None:
         """Begin an fdatasync if there is none, and something to do."""
-        if self._busy or self.synced == len(self.batches):
+        if self._busy or self.durable >= min(self._wanted, self.last_zxid):
             return
         self._busy = True
         delay = self.delay()
@@ -101,7 +122,7 @@ class Disk:
             self.batches.pop()
         self.synced = min(self.synced, len(self.batches))
         self._restart()
-        self.sync()
+        self.sync_all()
 
     def keep(self, checkpoint: Checkpoint, tail: int) -> int:
         """Write a checkpoint, and drop batches that it covers, less `tail` of them; where the log begins now."""
@@ -134,4 +155,4 @@ class Disk:
 
     def _restart(self) -> None:
         self._generation += 1
-        self._busy = False
+        self._busy = self._lazy = False

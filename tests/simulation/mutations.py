@@ -173,9 +173,14 @@ MUTATIONS = [
     ),
     Mutation(
         "what is not committed is applied",
-        [(Server, "_commit", "min(core.commit, core.durable)", "core.durable")],
+        [(Server, "_commit", "target = core.commit if", "target = core.history.last_zxid if")],
         scenario="zookeeper_4394",
         seeds=[1],
+    ),
+    Mutation(
+        "a checkpoint does not wait for the log",
+        [(Server, "_checkpointed", "checkpoint.zxid > self.disk.durable", "False")],
+        scenario="zookeeper_4882",
     ),
     Mutation(
         "after a restart the whole log counts as committed",

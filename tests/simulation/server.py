@@ -263,11 +263,14 @@ class Server:
     def _perform(self, action: actions.Action) -> None:
         world = self.world
         world.trace.add(world.scheduler.now, self.number, "does", action)
+        if not isinstance(action, actions.Log):
+            self.disk.sync_all()
         if isinstance(action, actions.Save):
             self.disk.save(action.epoch, action.candidate)
             world.checker.promised(self.number, action.epoch)
         elif isinstance(action, actions.Log):
-            self.disk.append(action.proposal)
+            self.disk.append(action.proposal, action.urgent)
+            world.statistics["batches that were not urgent"] += not action.urgent
         elif isinstance(action, actions.Truncate):
             if self.disk.last_zxid > action.zxid:
                 world.statistics["truncations"] += 1
@@ -458,7 +461,7 @@ class Server:
     # -- applying -------------------------------------------------------------------------------------------------
 
     def _commit(self) -> bool:
-        """Apply what is committed, and on this server's disk; whether there was anything."""
+        """Apply what is committed, leading also on this server's disk; whether there was anything."""
         core, machine = self.core, self.machine
         if core.commit > self._compared:
             quorum = None
@@ -466,7 +469,7 @@ class Server:
                 quorum = Joint(core.quorum, core.membership.quorum)
             self.world.checker.commits(self, self._compared, core.commit, quorum)
             self._compared = core.history.floor(core.commit)
-        target = min(core.commit, core.durable)
+        target = core.commit if core.leading is None else min(core.commit, core.durable)
         if target <= machine.zxid:
             return False
         served = self.serves
@@ -483,8 +486,8 @@ class Server:
 
     def _apply(self, batch: Proposal) -> None:
         demand(
-            batch.last_zxid <= self.disk.durable,
-            "server {} applies {}, which is not on its disk",
+            self.core.leading is None or batch.last_zxid <= self.disk.durable,
+            "leader {} applies {}, which is not on its disk",
             self.number,
             batch.last_zxid,
         )
@@ -594,6 +597,9 @@ class Server:
     def _checkpointed(self, machine: Machine, checkpoint: Checkpoint, tail: int | None) -> None:
         if machine is not self.machine:
             return  # another state was installed meanwhile
+        if checkpoint.zxid > self.disk.durable:
+            self._after(500, self._checkpointed, machine, checkpoint, tail)
+            return
         self._capturing = False
         if tail is None:
             tail = self.world.random.randint(0, self.world.keep_tail)

@@ -158,9 +158,9 @@ class Member:
         leader.parts.check()
 
     def apply(self) -> None:
-        """Apply what is committed and durable here."""
+        """Apply what is committed, leading also durable here."""
         parts = self.parts
-        limit = min(self.commit, self.durable)
+        limit = min(self.commit, self.durable) if self.leads else self.commit
         if self.leads:
             for logged in self.history:
                 if parts.applier.zxid < logged.last < self.opening and logged.last <= limit:

@@ -522,6 +522,23 @@ def test_the_death_of_the_thread_ends_the_server(runner: asyncio.Runner, store: 
 # ---- the shutdown
 
 
+def test_nothing_is_committed_that_the_log_does_not_have(runner: asyncio.Runner, store: Store) -> None:
+    async def run() -> None:
+        source, durable = Pages(), 6
+        source.set(1, b"x")
+        made = checkpointer(store, source, durable=lambda zxid: zxid <= durable, pause=0.001)
+        future = made.start(at(7))
+        await taken(source, 5)
+        assert not future.done()
+        assert store.checkpoint_zxid != 7
+        durable = 7
+        assert (await future).zxid == 7
+        assert contents(store) == {key_of(1): b"x"}
+        made.close()
+
+    runner.run(run())
+
+
 def test_run_now_finishes_what_is_running_first(runner: asyncio.Runner, store: Store) -> None:
     async def run() -> None:
         source = Pages()

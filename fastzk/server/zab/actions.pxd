@@ -21,6 +21,7 @@ cdef class Send:
 @cython.final
 cdef class Log:
     cdef readonly Proposal proposal
+    cdef readonly bint urgent
 
 
 @cython.final

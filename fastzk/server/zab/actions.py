@@ -27,9 +27,13 @@ class Send:
 
 @dataclass(frozen=True)
 class Log:
-    """Append a batch from the leader to the log, and call ``persisted`` when it is durable."""
+    """Append a batch from the leader to the log, and call ``persisted`` when it is durable.
+
+    Unless it is `urgent`, nobody waits for that: it may be written and synced with those that follow.
+    """
 
     proposal: Proposal
+    urgent: bool
 
 
 @dataclass(frozen=True)

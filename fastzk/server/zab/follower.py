@@ -154,7 +154,7 @@ class Following(Role):
             core.appended(message.proposal)
             # A membership that is committed is noted before there is a log that the servers it leaves behind lack.
             self._commit(message.commit)
-            core.act(Log(message.proposal))
+            core.act(Log(message.proposal, message.urgent))
         elif message.previous > core.history.last_zxid and not self._resync_sent:
             self._resync_sent = True
             core.send(self.leader, Resync(self.epoch, self.stream))

@@ -20,6 +20,7 @@ cdef class Progress:
     cdef public int64_t began
     cdef readonly object in_flight
     cdef public int64_t in_flight_bytes
+    cdef public int64_t late
 
 
 cdef class Leading(Role):
@@ -52,7 +53,7 @@ cdef class Leading(Role):
     @cython.locals(core=Core, size=int64_t)
     cdef _append(self, int64_t peer, Progress progress, Proposal proposal)
 
-    @cython.locals(core=Core)
+    @cython.locals(core=Core, news=bint)
     cdef _acknowledged(self, int64_t peer, Progress progress, int64_t zxid)
 
     @cython.locals(core=Core)

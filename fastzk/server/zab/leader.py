@@ -5,6 +5,10 @@ For each server that is connected there is a ``Progress``::
     GREETED  -> MATCHING -> STREAMING             batches, as many under way as the window allows
              -> INSTALLING (a full state) -> GREETED
 
+A follower whose acknowledgments have come too late to matter is told that its next ones are not urgent: it syncs
+several batches at a time then, which spares its disk and its processor. The first one that does matter makes it urgent
+again.
+
 What was acknowledged in one stream does not count in the next until it is acknowledged again: a server that comes
 back says itself what it has.
 """
@@ -43,6 +47,8 @@ if TYPE_CHECKING:
 WINDOW_BYTES: Final = 16 << 20
 #: Bytes that are read from the history at a time.
 PIECE_BYTES: Final = 1 << 20
+#: After so many acknowledgments in a row for what was committed already, a follower's next ones are not urgent.
+LATE: Final = 4
 
 
 class Phase(enum.Enum):
@@ -76,6 +82,8 @@ class Progress:
         #: (last zxid, bytes) of batches that it has not acknowledged.
         self.in_flight: deque[tuple[int, int]] = deque()
         self.in_flight_bytes = 0
+        #: How many acknowledgments in a row came for what the others had committed without it.
+        self.late = 0
 
 
 class Leading(Role):
@@ -134,6 +142,8 @@ class Leading(Role):
         """What it has is not known any more; that it was heard is."""
         self._contact = self._last_contact()
         self.progress.pop(peer, None)
+        for progress in self.progress.values():
+            progress.late = 0  # it may be one of them that is needed now
 
     def tick(self) -> None:
         """Heartbeats; give up if too few answer."""
@@ -275,7 +285,8 @@ class Leading(Role):
         core = self.core
         if not progress.in_flight:
             progress.began = core.now
-        core.send(peer, Append(self.epoch, progress.stream, progress.sent, core.commit, proposal))
+        urgent = progress.late < LATE
+        core.send(peer, Append(self.epoch, progress.stream, progress.sent, core.commit, urgent, proposal))
         progress.sent = proposal.last_zxid
         progress.commit_told = min(core.commit, progress.sent)
         size = len(proposal.payload)
@@ -294,7 +305,9 @@ class Leading(Role):
         progress.began = core.now
         while progress.in_flight and progress.in_flight[0][0] <= zxid:
             progress.in_flight_bytes -= progress.in_flight.popleft()[1]
-        if zxid > core.commit:
+        news = zxid > core.commit
+        progress.late = 0 if news and peer in core.voters else progress.late + 1
+        if news:
             self._count()
         if core.role is self and progress.sent < core.history.last_zxid:
             self._pump(peer, progress)

@@ -84,6 +84,7 @@ cdef class Append:
     cdef readonly int64_t stream
     cdef readonly int64_t previous
     cdef readonly int64_t commit
+    cdef readonly bint urgent
     cdef readonly Proposal proposal
 
 

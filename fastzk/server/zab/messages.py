@@ -151,12 +151,13 @@ class Install:
 
 @dataclass(frozen=True)
 class Append:
-    """The batch behind `previous`; `commit` rides along."""
+    """The batch behind `previous`; `commit` rides along. `urgent`: the commit may have to wait for this follower."""
 
     epoch: int
     stream: int
     previous: int
     commit: int
+    urgent: bool
     proposal: Proposal
 
 
@@ -237,7 +238,7 @@ _LAYOUTS: Final[dict[type[Message], struct.Struct]] = {
         (Match, "qqq"),
         (Sync, "qqqq"),
         (Install, "qqq"),
-        (Append, "qqqqqqI"),
+        (Append, "qqqq?qqI"),
         (Ack, "qqq"),
         (Commit, "qqq"),
         (Heartbeat, "qqqq"),
@@ -265,6 +266,7 @@ def encode(message: Message) -> tuple[bytes, bytes]:
             message.stream,
             message.previous,
             message.commit,
+            message.urgent,
             batch.first_zxid,
             batch.last_zxid,
             batch.count,
@@ -287,10 +289,11 @@ def decode(frame: memoryview) -> Message:
     if kind is Append:
         if len(frame) <= size:
             raise ValueError("a proposal is cut short")
-        _, epoch, stream, previous, commit, first, last, count = layout.unpack_from(frame)
+        _, epoch, stream, previous, commit, urgent, first, last, count = layout.unpack_from(frame)
         if not (first <= last and count == last - first + 1 and first >> 32 == last >> 32 <= epoch):
             raise ValueError(f"a proposal of {count} transactions from 0x{first:x} to 0x{last:x}")
-        return Append(epoch, stream, previous, commit, Proposal(first, last, count, bytes(frame[size:])))
+        batch = Proposal(first, last, count, bytes(frame[size:]))
+        return Append(epoch, stream, previous, commit, urgent, batch)
     if len(frame) != size:
         raise ValueError(f"a {kind.__name__} of {len(frame)} bytes")
     return kind(*layout.unpack(frame)[1:])
