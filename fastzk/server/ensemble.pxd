@@ -16,6 +16,9 @@ from fastzk.server.zab.core cimport Core
 from fastzk.server.zab.messages cimport Proposal
 
 
+cdef int64_t _now_ms() except? -1
+
+
 cdef class Ensemble:
     cdef object _loop
     cdef object _id
@@ -52,6 +55,9 @@ cdef class Ensemble:
     cdef object _roster
 
     cdef _settle_log(self)
+    cdef _take_done(self)
+    cdef _begin_to_serve(self)
+    cdef _retire(self)
     cdef _schedule(self)
 
     @cython.locals(limit=int64_t)

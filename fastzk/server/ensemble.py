@@ -7,12 +7,12 @@
     core.take() -> promises to the disk, messages to peers, batches to the log, full states, roles
 
 Everything happens on the event loop, in *turns*: something arrives, the core is told, its actions are carried out in
-their order, what is committed and durable here is applied, and at the end of the turn each peer gets one write.
+their order, what is committed is applied, and at the end of the turn each peer gets one write.
 
 Only what is committed is applied, so the tree never has to forget anything. A follower does not wait for its own disk
-with that: a quorum has it. If nobody waits for its acknowledgment either, its log gets what came within ``LAZY_SECONDS``
-at a time. What goes by the log's end (checkpoints, acknowledgments) goes by what is durable. After a start the log may hold more than
-is known to be committed; that waits, in ``history``, until a leader says how far it is.
+with that: a quorum has it. If nobody waits for its acknowledgment either, its log gets what came within
+``LAZY_SECONDS`` at a time. What goes by the log's end (checkpoints, acknowledgments) goes by what is durable. After a
+start the log may hold more than is known to be committed; that waits, in ``history``, until a leader says how far it is.
 
 What has a life of its own is beside this file, and knows nothing of it: ``talk.py``, what servers say besides the
 broadcast; ``full_states.py``, states on their way; ``digests.py``, whether this server's tree is the leader's;
@@ -28,9 +28,9 @@ import logging
 import select
 import socket
 import struct
-import time
 from collections.abc import Callable
 from random import Random
+from time import monotonic_ns
 from typing import Final
 
 from fastzk._log import Batch, LogFailed
@@ -82,7 +82,7 @@ CLOCK_MS: Final = 10
 ROLL_AT: int = 0xF000_0000
 #: Bytes of committed batches applied before the loop serves somebody else.
 APPLY_BYTES: Final = 1 << 20
-#: How long a follower's batches wait for others before they are written, if they are not urgent, and how many bytes of them.
+#: How long a follower's batches wait for others before they are written, if they are not urgent, and how many bytes.
 LAZY_SECONDS: Final = 0.01
 LAZY_BYTES: Final = 256 << 10
 
@@ -296,7 +296,7 @@ class Ensemble:
                 synced_non_voting=len(synced - core.membership.members.keys()),
                 synced_observers=len(synced & core.membership.observers),
                 pending_syncs=pipeline.pending_syncs,
-                uptime_ms=(time.monotonic_ns() - self._serving.since) // 1_000_000,
+                uptime_ms=(monotonic_ns() - self._serving.since) // 1_000_000,
                 proposal_bytes=(pipeline.last_proposal, pipeline.least_proposal, pipeline.most_proposal),
             )
         doing = {"leader": "leading", "follower": "following", "observer": "observing"}.get(self.mode)
@@ -355,7 +355,14 @@ class Ensemble:
 
     def _logged(self) -> None:
         """The log's eventfd rang."""
-        self._guarded(self._take_done)
+        if self._stopped:
+            return
+        try:
+            self._take_done()
+        except Exception as error:
+            self._on_failure(error)
+        else:
+            self._schedule()
 
     def _settle_log(self) -> None:
         """Take back the batches that the log is done with."""
@@ -676,7 +683,7 @@ class Ensemble:
 
 
 def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+    return monotonic_ns() // 1_000_000
 
 
 def _membership_in(proposal: Proposal) -> Membership | None:
