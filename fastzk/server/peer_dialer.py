@@ -9,9 +9,9 @@ import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from fastzk.server._peer_link import PeerLink, tune
 from fastzk.server.peer_address import Endpoint, IpAddress, Resolver, ip_address
 from fastzk.server.peer_auth import Refused
-from fastzk.server.peer_link import PeerLink, tune
 
 logger = logging.getLogger(__name__)
 

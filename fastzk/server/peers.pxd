@@ -2,7 +2,7 @@
 
 cimport cython
 
-from fastzk.server.peer_link cimport PeerLink
+from fastzk.server._peer_link cimport PeerLink
 
 
 cdef class Peers:

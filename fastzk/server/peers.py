@@ -4,7 +4,7 @@ The server with the higher id dials, the one with the lower id accepts, observer
 agree on when both start at once, and a dialer's newest connection is the one that counts: it replaces the one before.
 Everything above sees only ids: a server is connected, is not, has sent a frame.
 
-One link is peer_link.py, who may have one peer_auth.py; dialling is peer_dialer.py, names are peer_address.py.
+One link is _peer_link.pyx, who may have one peer_auth.py; dialling is peer_dialer.py, names are peer_address.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+from fastzk.server._peer_link import Bytes, PeerLink, tune
 from fastzk.server.peer_address import Resolver, address_text, ip_address
 from fastzk.server.peer_auth import VERSIONS, Credentials, Proven, Refused, accept, certificate_names, dial
 from fastzk.server.peer_dialer import Dialer
-from fastzk.server.peer_link import Bytes, PeerLink, tune
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ class Peers:
         """Send one frame, made of all ``buffers``; nothing happens if there is no link.
 
         It leaves with all others of this turn of the event loop, or by ``flush``. Until then the memory of buffers
-        of more than 4 KiB must not change; small ones are copied at once. A link with more than ``max_pending``
+        of more than 16 KiB must not change; small ones are copied at once. A link with more than ``max_pending``
         unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
         """
         self._send(peer_id, buffers)

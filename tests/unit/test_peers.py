@@ -27,11 +27,11 @@ from xxhash import xxh3_64_intdigest
 
 from fastzk.server import peer_dialer
 from fastzk.server import peers as peers_module
+from fastzk.server._peer_link import HANDSHAKE_BYTES, KEEP_ALIVE, MAX_FRAME_BYTES, PeerLink
 from fastzk.server.peer_address import FRESH_SECONDS, Resolver, ip_address
 from fastzk.server.peer_auth import Credentials, certificate_names
 from fastzk.server.peer_auth import dial as dial_handshake
 from fastzk.server.peer_dialer import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff
-from fastzk.server.peer_link import HANDSHAKE_BYTES, KEEP_ALIVE, MAX_FRAME_BYTES, PeerLink
 from fastzk.server.peers import Peers, PeerTls
 
 HEADER = struct.Struct("<IQ")
@@ -257,6 +257,16 @@ def test_frames_through_a_proxy_that_splits_them_anywhere() -> None:
     run(main())
 
 
+class Idle(asyncio.Transport):
+    """A transport that has nothing to do."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
 def test_all_frames_of_a_turn_leave_in_one_send_and_memory_is_free_after_flush() -> None:
     async def main() -> None:
         async with pair() as (one, two):
@@ -268,22 +278,29 @@ def test_all_frames_of_a_turn_leave_in_one_send_and_memory_is_free_after_flush()
                 payload[:] = b"\xff" * len(payload)
             await until(lambda: len(one.frames) == 5)
             assert [body for _, body in one.frames] == [b"head" + bytes([n]) * len(payload) for n in range(5)]
-            calls: list[int] = []
-            link: PeerLink = two.peers._links[1]
-            sock = link._sock
-
-            class Counting:
-                def send(self, data: bytearray, flags: int) -> int:
-                    calls.append(len(data))
-                    return sock.send(data, flags)
-
-            link._sock = Counting()  # type: ignore[assignment]
             for _ in range(10):
                 two.peers.send(1, b"x" * 100)
-            assert calls == []
-            assert link.queued == 10 * 112
             await until(lambda: len(one.frames) == 15)
-            assert [sent for sent in calls if sent > 12] == [10 * 112]
+            # A socket of packets shows what was sent together.
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            link = two.peers._link(ours)
+            with theirs:
+                ours.setblocking(False)
+                theirs.setblocking(False)
+                link.connection_made(Idle())
+                two.peers._links[3] = link
+                for _ in range(10):
+                    two.peers.send(3, b"x" * 100)
+                assert link.queued == 10 * 112
+                with pytest.raises(BlockingIOError):
+                    theirs.recv(1)
+                await until(lambda: link.queued == 0)
+                packets = [theirs.recv(10_000)]
+                with contextlib.suppress(BlockingIOError):
+                    packets += [theirs.recv(10_000) for _ in range(100)]
+                assert [len(packet) for packet in packets if len(packet) > 12] == [10 * 112]
+                del two.peers._links[3]
+                ours.close()
 
     run(main())
 
@@ -346,14 +363,14 @@ def test_a_claimed_length_takes_no_memory_and_a_used_buffer_is_given_back() -> N
             assert transport is not None
             transport.write(HEADER.pack(MAX_FRAME_BYTES, 1) + b"x" * 1000)
             reader: PeerLink = one.peers._links[2]
-            await until(lambda: reader._end == 1012)
-            assert len(reader._view) <= 256 << 10
+            await until(lambda: reader.unread == 1012)
+            assert reader.size <= 256 << 10
         async with pair() as (one, two):
             reader = one.peers._links[2]
             two.peers.send(1, bytes(8 << 20))
             await until(lambda: one.frames)
-            assert len(reader._view) <= 8 << 20 | 12
-            await until(lambda: len(reader._view) == 256 << 10)
+            assert reader.size <= 8 << 20 | 12
+            await until(lambda: reader.size == 256 << 10)
             two.peers.send(1, b"goes on")
             await until(lambda: len(one.frames) == 2)
 
@@ -819,7 +836,7 @@ def test_strangers_cost_little(monkeypatch: pytest.MonkeyPatch) -> None:
         loud.setblocking(False)
         loud.send(HEADER.pack(HANDSHAKE_BYTES, 1))
         await until(lambda: len(one.peers._strangers) <= 7)
-        assert all(len(link._view) <= HANDSHAKE_BYTES for link in one.peers._strangers.values())
+        assert all(link.size <= HANDSHAKE_BYTES for link in one.peers._strangers.values())
         await until(lambda: not one.peers._strangers)
         assert one.up == {2}
         for sock in [*socks, *talkers, loud]:
