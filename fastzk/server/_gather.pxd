@@ -33,6 +33,6 @@ cdef class Gathering:
     cdef int forget(self) noexcept
     cdef int came(self, int64_t session) noexcept
     cdef bint enough(self, int64_t waiting, int64_t ahead) except -1
-    cdef int sent(self, int64_t last_zxid) noexcept
+    cdef int sent(self, int64_t last_zxid) except -1
     cdef int committed(self, int64_t zxid, int64_t waiting) noexcept
     cdef bint arm(self, int64_t ns) except -1

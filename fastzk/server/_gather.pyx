@@ -90,9 +90,11 @@ cdef class Gathering:
         left = self.free_ns + min(2 * self.cycle_ns, self.most_ns) - fz_monotonic_ns()
         return left <= 0 or not (self.armed or self.arm(left))
 
-    cdef int sent(self, int64_t last_zxid) noexcept:
+    cdef int sent(self, int64_t last_zxid) except -1:
         # The batch is given to the log.
         self.sent_ns = fz_monotonic_ns()
+        if self.armed:
+            self.arm(0)                      # to be woken for nothing costs more
         if self.next - self.first < IN_FLIGHT:
             self.coming.last_zxid = last_zxid
             self.under_way[self.next % IN_FLIGHT] = self.coming
@@ -120,7 +122,8 @@ cdef class Gathering:
         return 0
 
     cdef bint arm(self, int64_t ns) except -1:
-        # Whether `wake` is going to be called in so many nanoseconds: there may be no file descriptor left for a timer.
+        # Whether `wake` is going to be called in so many nanoseconds (0: never): there may be no file descriptor left
+        # for a timer.
         cdef itimerspec when
         if self.fd < 0:
             self.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
@@ -130,7 +133,7 @@ cdef class Gathering:
         when.it_interval.tv_sec = when.it_interval.tv_nsec = 0
         when.it_value.tv_sec = ns // 1_000_000_000
         when.it_value.tv_nsec = ns % 1_000_000_000
-        self.armed = timerfd_settime(self.fd, 0, &when, NULL) == 0
+        self.armed = timerfd_settime(self.fd, 0, &when, NULL) == 0 and ns > 0
         return self.armed
 
     def expired(self) -> None:
