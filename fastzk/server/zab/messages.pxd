@@ -3,6 +3,11 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+cdef int _APPEND
+cdef int _ACK
+cdef int _COMMIT
+cdef Py_ssize_t _APPEND_BYTES
+
 
 @cython.final
 cdef class Proposal:
@@ -125,5 +130,14 @@ cdef class Resync:
 
 cpdef int64_t opening_zxid(int64_t epoch)
 cpdef bint follows(int64_t before, int64_t after)
+
+
+@cython.locals(append=Append, batch=Proposal, ack=Ack, commit=Commit)
 cpdef tuple encode(object message)
+
+
+@cython.locals(size=Py_ssize_t, code=int)
 cpdef object decode(object frame)
+
+
+cdef bint _sound(int64_t epoch, int64_t first, int64_t last, int64_t count) except -1
