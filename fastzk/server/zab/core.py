@@ -149,8 +149,8 @@ class Core:
     def voters(self) -> frozenset[int]:
         """Everybody whose vote counts in ``quorum``."""
         if self.pending is None:
-            return self.membership.voters
-        return self.membership.voters | self.pending[1].voters
+            return self.membership.quorum.voters
+        return self.membership.quorum.voters | self.pending[1].quorum.voters
 
     def take(self) -> list[Action]:
         """What is to be done, in this order; called until it returns nothing."""

@@ -59,7 +59,7 @@ cdef class Leading(Role):
     @cython.locals(core=Core)
     cdef _count(self)
 
-    @cython.locals(core=Core, progress=Progress, floor=int64_t, zxid=int64_t)
+    @cython.locals(core=Core, progress=Progress, acked=dict, own=int64_t, floor=int64_t, zxid=int64_t)
     cdef bint _move(self) except -1
 
     @cython.locals(core=Core)

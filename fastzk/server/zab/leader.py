@@ -325,15 +325,21 @@ class Leading(Role):
     def _move(self) -> bool:
         """Move the commit point as far as the membership allows that is in force; whether another one is now."""
         core = self.core
-        voters, pending = core.voters, core.pending
-        acked = {peer: progress.acked for peer, progress in self.progress.items() if peer in voters}
-        if core.id in voters:
-            acked[core.id] = core.durable
-        floor = max(core.commit + 1, self.opening)
-        for zxid in sorted({each for each in acked.values() if each >= floor}, reverse=True):
-            if core.quorum.reached({peer for peer, each in acked.items() if each >= zxid}):
-                core.advance(zxid)
-                break
+        pending, quorum = core.pending, core.quorum
+        own, floor = core.durable, max(core.commit + 1, self.opening)
+        acked = {}  # what the servers have that could be committed
+        if own >= floor:
+            acked[core.id] = own
+        for peer, progress in self.progress.items():
+            if progress.acked >= floor:
+                acked[peer] = progress.acked
+        # What all of them have, then what is left if those go who have the least. Observers count for no quorum.
+        zxid = 0
+        while acked and quorum.reached(acked.keys()):
+            zxid = min(acked.values())
+            acked = {peer: each for peer, each in acked.items() if each > zxid}
+        if zxid:
+            core.advance(zxid)
         return core.pending is not pending
 
     def _heartbeat_answered(self, peer: int, progress: Progress, message: HeartbeatAck) -> None:
