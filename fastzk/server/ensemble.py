@@ -12,7 +12,8 @@ their order, what is committed is applied, and at the end of the turn each peer 
 Only what is committed is applied, so the tree never has to forget anything. A follower does not wait for its own disk
 with that: a quorum has it. If nobody waits for its acknowledgment either, its log gets what came within
 ``LAZY_SECONDS`` at a time. What goes by the log's end (checkpoints, acknowledgments) goes by what is durable. After a
-start the log may hold more than is known to be committed; that waits, in ``history``, until a leader says how far it is.
+start the log may hold more than is known to be committed; that waits, in ``history``, until a leader says how far it
+is.
 
 What has a life of its own is beside this file, and knows nothing of it: ``talk.py``, what servers say besides the
 broadcast; ``full_states.py``, states on their way; ``digests.py``, whether this server's tree is the leader's;
