@@ -34,4 +34,6 @@ cdef class Following(Line):
     cdef int pop(self, const uint8_t* txn, uint32_t n, int64_t now_ns) except -1
     cdef bint next_batch(self) except -1
     cdef const uint8_t* peek(self, uint32_t* n, int64_t* zxid) except? NULL
+    cpdef outcome(self, frame, Py_ssize_t skip=*)
+    cdef int take_outcomes(self, const uint8_t* p, Py_ssize_t n) except -1
     cdef int take(self, Reader* r) except -1

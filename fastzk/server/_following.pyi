@@ -37,8 +37,10 @@ class Following(Line):
         Raises RuntimeError if there was one before and ``close`` was not called.
         """
 
-    def outcome(self, frame: bytes | bytearray | memoryview) -> None:
+    def outcome(self, frame: bytes | bytearray | memoryview, skip: int = 0) -> None:
         """What the leader says of the requests. One of an earlier stretch of following is ignored.
+
+        ``skip``: so many bytes at the beginning are not of the frame.
 
         Raises:
             ValueError: the frame is malformed, or does not fit what was asked.

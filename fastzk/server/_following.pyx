@@ -19,6 +19,7 @@ that entry is the oldest, never before; the transactions of entries are numbered
 
 from collections import deque
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_DECREF
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -206,20 +207,29 @@ cdef class Following(Line):
         self.stream = max(self.stream + 1, fz_wall_ms() << 10)
         self.number = 0
 
-    def outcome(self, const uint8_t[::1] frame not None) -> None:
+    cpdef outcome(self, frame, Py_ssize_t skip=0):
         """What the leader says of the requests. One of an earlier stretch of following is ignored."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+        try:
+            if view.len <= skip:
+                raise ValueError("an empty frame of outcomes")
+            self.take_outcomes(<const uint8_t*>view.buf + skip, view.len - skip)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int take_outcomes(self, const uint8_t* p, Py_ssize_t n) except -1:
         cdef Reader r
-        if frame.shape[0] == 0:
-            raise ValueError("an empty frame of outcomes")
-        reader_init(&r, &frame[0], frame.shape[0])
+        reader_init(&r, p, n)
         if get_i64(&r) != self.stream or not self.active:
-            return
+            return 0
         if r.p == r.end:
             raise ValueError("a frame of outcomes is cut short")
         while r.p < r.end:
             self.take(&r)
         self.advance()
         self.settle()
+        return 0
 
     cdef int take(self, Reader* r) except -1:
         # One outcome marks its entry.

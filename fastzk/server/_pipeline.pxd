@@ -88,6 +88,8 @@ cdef class Pipeline(Line):
     cdef int32_t may(self, int64_t session, int64_t server, bint local) noexcept
     cdef int propose_opening(self, int64_t epoch, bytes membership) except -1
     cdef int32_t reconfig(self, Client client, Reader* r, int32_t xid, int64_t wall_ms) except? 1
+    cpdef bint forwarded(self, server_id, frame, Py_ssize_t skip=*) except -1
+    cdef bint take_forward(self, server_id, const uint8_t* p, Py_ssize_t n) except -1
     cdef int asked(self, int64_t seq, int64_t session, int32_t xid, int32_t op, Span auth, Span body, int64_t now_ns,
                    int64_t wall_ms) except -1
     cdef int put_outcome(self, int64_t seq, int32_t status, int64_t zxid) except -1

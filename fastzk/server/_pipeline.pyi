@@ -155,9 +155,10 @@ class Pipeline(Line):
     def confirmed_to(self, number: int) -> None:
         """When ``confirm`` returned ``number``, nobody else could have committed anything."""
 
-    def forwarded(self, server_id: int, frame: bytes | bytearray | memoryview) -> bool:
+    def forwarded(self, server_id: int, frame: bytes | bytearray | memoryview, skip: int = 0) -> bool:
         """Decide the requests of a FORWARD frame, and tell the server what becomes of them.
 
+        ``skip``: so many bytes at the beginning are not of the frame.
         False: frames before it are missing, so this one was not taken; the server has to begin a new stream.
 
         Raises:

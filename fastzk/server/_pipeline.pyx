@@ -29,6 +29,7 @@ are finished in the order in which they were submitted; nothing is applied befor
 
 from collections import deque
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport INT64_MAX, uint64_t
 from libc.stdlib cimport free, realloc
@@ -677,26 +678,28 @@ cdef class Pipeline(Line):
         self.held = deque(item for item in self.held if item[1] != server_id)
         self.early = [item for item in self.early if item[0] != server_id]
 
-    def forwarded(self, server_id: int, const uint8_t[::1] frame not None) -> bool:
-        """Decide the requests of a FORWARD frame, and tell the server what becomes of them.
+    cpdef bint forwarded(self, server_id, frame, Py_ssize_t skip=0) except -1:
+        """Decide the requests of a FORWARD frame, and tell the server what becomes of them."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+        try:
+            if view.len <= skip:
+                raise ValueError("an empty frame of requests")
+            return self.take_forward(server_id, <const uint8_t*>view.buf + skip, view.len - skip)
+        finally:
+            PyBuffer_Release(&view)
 
-        False: frames before it are missing, so this one was not taken; the server has to begin a new stream.
-
-        Raises:
-            ValueError: the frame is malformed.
-        """
+    cdef bint take_forward(self, server_id, const uint8_t* p, Py_ssize_t n) except -1:
         cdef Reader r
         cdef int64_t stream, number, seq, session
         cdef int32_t xid, op
         cdef Span auth, body
         cdef int64_t now_ns = fz_monotonic_ns()
         cdef int64_t wall_ms = fz_wall_ms()
-        if frame.shape[0] == 0:
-            raise ValueError("an empty frame of requests")
         if self.mode == MODE_OPENING:
-            self.early.append((server_id, bytes(frame)))
+            self.early.append((server_id, p[:n]))
             return True
-        reader_init(&r, &frame[0], frame.shape[0])
+        reader_init(&r, p, n)
         stream = get_i64(&r)
         number = get_i64(&r)
         if r.bad:

@@ -40,4 +40,8 @@ cdef class Peers:
     cdef double _checked_at
 
     @cython.locals(link=PeerLink)
-    cdef _send(self, object peer_id, tuple buffers)
+    cpdef post(self, object peer_id, tuple buffers, bint along=*)
+    cpdef hurry(self)
+
+    @cython.locals(link=PeerLink)
+    cpdef flush(self)

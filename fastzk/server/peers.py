@@ -237,24 +237,24 @@ class Peers:
         of more than 16 KiB must not change; small ones are copied at once. A link with more than ``max_pending``
         unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
         """
-        self._send(peer_id, buffers)
-        if self._unsent and not self._hurried:
-            self._hurried = True
-            self._loop.call_soon(self.hurry)
+        self.post(peer_id, buffers)
 
     def send_along(self, peer_id: int, *buffers: Bytes) -> None:
         """As ``send``, but in no hurry: the frame waits until something else is sent, to whomever, or for ``flush``."""
-        self._send(peer_id, buffers)
+        self.post(peer_id, buffers, True)
 
-    def _send(self, peer_id: int, buffers: tuple[Bytes, ...]) -> None:
+    def post(self, peer_id: int, buffers: tuple[Bytes, ...], along: bool = False) -> None:
+        """``send``, or ``send_along``, for compiled code: that calls it without Python's ado."""
         link = self._links.get(peer_id)
-        if link is None:
-            return
-        if not link.queued:
-            self._unsent.append(link)
-        link.send(buffers)
-        if (link.backlog or link.queued > self._max_pending) and link.pending > self._max_pending:
-            link.drop(f"{link.pending} bytes unsent")
+        if link is not None:
+            if not link.queued:
+                self._unsent.append(link)
+            link.send(buffers)
+            if (link.backlog or link.queued > self._max_pending) and link.pending > self._max_pending:
+                link.drop(f"{link.pending} bytes unsent")
+        if self._unsent and not self._hurried and not along:
+            self._hurried = True
+            self._loop.call_soon(self.hurry)
 
     def hurry(self) -> None:
         """``flush``, unless all that there is may wait."""

@@ -8,6 +8,14 @@ from fastzk.server._pipeline cimport Pipeline
 from fastzk.server.peers cimport Peers
 from fastzk.server.zab.core cimport Core
 
+cdef int FORWARD
+cdef int OUTCOME
+cdef int HEARD
+cdef int MOVED
+cdef int STATE
+cdef int DIGEST
+cdef int SECRET
+
 
 cdef class Talk:
     cdef object _id

@@ -38,6 +38,8 @@ DIGEST: Final = 0x45
 SECRET: Final = 0x46
 assert LAST_TYPE < FORWARD
 
+_FORWARD = bytes([FORWARD])
+_OUTCOME = bytes([OUTCOME])
 _MOVED = struct.Struct("<Bq")
 _DIGEST = struct.Struct("<BqQ")
 _STATE = struct.Struct("<Bq")
@@ -88,7 +90,7 @@ class Talk:
         """A frame of `peer`, which is not of the broadcast. Raises ValueError or struct.error if it is not good."""
         kind = body[0]
         if kind == FORWARD:
-            if self._core.leading is not None and not self._pipeline.forwarded(peer, body[1:]):
+            if self._core.leading is not None and not self._pipeline.forwarded(peer, body, 1):
                 raise ValueError("requests are missing")
         elif kind == HEARD:
             if self._serving.leading:
@@ -102,7 +104,7 @@ class Talk:
         elif peer != self._core.leader:
             return  # it leads no more, or not yet, as far as this server knows
         elif kind == OUTCOME:
-            self._following.outcome(body[1:])
+            self._following.outcome(body, 1)
         elif kind == MOVED:
             self._sessions.moved(_MOVED.unpack(body)[1])
         elif kind == STATE:
@@ -118,12 +120,11 @@ class Talk:
         """Requests for the leader; nothing happens if there is none."""
         leader = self._core.leader
         if leader is not None:
-            self._peers.send(leader, bytes([FORWARD]), frame)
+            self._peers.post(leader, (_FORWARD, frame))
 
     def _send_outcome(self, server: int, frame: bytes, along: bool) -> None:
         """What becomes of requests of `server`; `along`: it may go with the batch that is about to be made of them."""
-        send = self._peers.send_along if along else self._peers.send
-        send(server, bytes([OUTCOME]), frame)
+        self._peers.post(server, (_OUTCOME, frame), along)
 
     # -- full states -------------------------------------------------------------------------------------------------
 

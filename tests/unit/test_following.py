@@ -497,7 +497,12 @@ def test_malformed_frames_are_refused(ensemble: Ensemble) -> None:
         body += struct.pack(">i", len(auth)) + auth
         with pytest.raises(ValueError, match="malformed"):
             pipeline.forwarded(3, FORWARD_HEADER.pack(stream, 1) + body + wire.text("x"))
-    assert pipeline.forwarded(2, frame)
+    for nothing in (b"", b"@"):
+        with pytest.raises(ValueError, match="an empty frame of requests"):
+            pipeline.forwarded(3, memoryview(nothing), 1)
+        with pytest.raises(ValueError, match="an empty frame of outcomes"):
+            following.outcome(memoryview(nothing), 1)
+    assert pipeline.forwarded(2, memoryview(b"@" + frame), 1)  # as it comes, behind its kind
     ensemble.members[1].turn()
     ensemble.members[3].receive()
     ensemble.members[3].send()
@@ -515,6 +520,7 @@ def test_malformed_frames_are_refused(ensemble: Ensemble) -> None:
         with pytest.raises(ValueError, match="outcome"):
             following.outcome(outcome[:8] + struct.pack(">qiq", found, status, 1 << 40) + bytes(12))
     following.outcome(struct.pack(">q", 1) + outcome[8:])  # of an earlier stream
+    following.outcome(memoryview(b"A" + struct.pack(">q", 1) + outcome[8:]), 1)
     assert following.pending == 1
     ensemble.settle()
     assert [reply.err for reply in peer.replies()] == [0]

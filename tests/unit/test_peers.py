@@ -305,6 +305,28 @@ def test_all_frames_of_a_turn_leave_in_one_send_and_memory_is_free_after_flush()
     run(main())
 
 
+def test_what_is_sent_along_waits_for_company() -> None:
+    async def main() -> None:
+        async with pair() as (one, two):
+            link: PeerLink = two.peers._links[1]
+            two.peers.send_along(1, b"a", b"long")
+            two.peers.post(1, (b"this, ", b"too"), True)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            two.peers.hurry()
+            assert link.queued == 2 * 12 + 14
+            two.peers.post(7, (b"to nobody",))  # but company
+            await until(lambda: len(one.frames) == 2)
+            two.peers.send_along(1, b"3")
+            two.peers.send(1, b"4")
+            two.peers.hurry()
+            assert link.queued == 0
+            await until(lambda: len(one.frames) == 4)
+            assert one.frames == [(2, b"along"), (2, b"this, too"), (2, b"3"), (2, b"4")]
+
+    run(main())
+
+
 def test_frames_right_behind_the_handshake() -> None:
     async def main() -> None:
         for first in (1, 5000, 300_000):
