@@ -44,7 +44,14 @@ cdef class Spinner:
 
     def turn(self) -> None:
         """Called by the event loop: go on polling, or stop."""
-        cdef int64_t now_ns = fz_monotonic_ns()
+        cdef int64_t now_ns
+        if self.served_ns != self.last_ns:
+            # Whatever is to be done about what came is in the loop's queue by now: that goes before others get the
+            # processor.
+            self.served_ns = self.last_ns
+            self.loop.call_soon(self.again)
+            return
+        now_ns = fz_monotonic_ns()
         self.active = False
         if now_ns < self.until_ns:
             sched_yield()

@@ -403,7 +403,7 @@ class Ensemble:
         self._scheduled = False
         if self._stopped:
             return
-        self._turning = True
+        self._turning = self._peers.turning = True
         try:
             self._carry_out()
             self._roster.changed()
@@ -412,12 +412,13 @@ class Ensemble:
             self._apply()
             self._begin_to_serve()
             self._carry_out()  # what those who were answered have proposed already
+            self._peers.hurry()
             self._clients.flush_all()
             self._retire()
         except Exception as error:
             self._on_failure(error)
         finally:
-            self._turning = False
+            self._turning = self._peers.turning = False
 
     def _tell_commit(self) -> None:
         """The followers hear what is committed before it is applied and answered here."""
@@ -512,11 +513,7 @@ class Ensemble:
     def _send(self, to: int, message: Message) -> None:
         if isinstance(message, NewLeader):
             self._talk.send_secret(to)
-        head, payload = encode(message)
-        if payload:
-            self._peers.send(to, head, payload)
-        else:
-            self._peers.send(to, head)
+        self._peers.post(to, encode(message))
 
     def _truncate(self, zxid: int) -> None:
         """Drop a tail of the log that the leader does not have. Waits for the disk: nobody is served meanwhile."""

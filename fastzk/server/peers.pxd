@@ -28,6 +28,7 @@ cdef class Peers:
     cdef dict _gone
     cdef list _unsent
     cdef bint _hurried
+    cdef public bint turning
     cdef readonly set _tasks
     cdef readonly dict _strangers
     cdef readonly object _accepted

@@ -124,6 +124,8 @@ class Peers:
         self._gone: dict[int, str] = {}  # links that are over, and nobody was told yet
         self._unsent: list[PeerLink] = []  # links with frames of this turn
         self._hurried = False  # whether something was sent that does not wait for company
+        #: Whether the owner is in the middle of a turn of its own, which ends with ``hurry``.
+        self.turning = False
         self._tasks: set[asyncio.Task[Any]] = set()  # of dialers, and of connections accepted, while they live
         self._strangers: dict[asyncio.Task[None], PeerLink] = {}  # of these, the unproven ones, oldest first
         self._accepted = 0
@@ -233,9 +235,9 @@ class Peers:
     def send(self, peer_id: int, *buffers: Bytes) -> None:
         """Send one frame, made of all ``buffers``; nothing happens if there is no link.
 
-        It leaves with all others of this turn of the event loop, or by ``flush``. Until then the memory of buffers
-        of more than 16 KiB must not change; small ones are copied at once. A link with more than ``max_pending``
-        unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
+        It leaves with all others of this turn of the event loop (if ``turning``, by ``hurry``), or by ``flush``. Until
+        then the memory of buffers of more than 16 KiB must not change; small ones are copied at once. A link with more
+        than ``max_pending`` unsent bytes is ended. Raises ValueError if the frame is larger than 64 MiB.
         """
         self.post(peer_id, buffers)
 
@@ -254,7 +256,8 @@ class Peers:
                 link.drop(f"{link.pending} bytes unsent")
         if self._unsent and not self._hurried and not along:
             self._hurried = True
-            self._loop.call_soon(self.hurry)
+            if not self.turning:
+                self._loop.call_soon(self.hurry)
 
     def hurry(self) -> None:
         """``flush``, unless all that there is may wait."""

@@ -120,7 +120,8 @@ class Talk:
         """Requests for the leader; nothing happens if there is none."""
         leader = self._core.leader
         if leader is not None:
-            self._peers.post(leader, (_FORWARD, frame))
+            self._peers.post(leader, (_FORWARD, frame), True)
+            self._peers.flush()  # these are all of this turn of the loop: nothing is won by waiting for its end
 
     def _send_outcome(self, server: int, frame: bytes, along: bool) -> None:
         """What becomes of requests of `server`; `along`: it may go with the batch that is about to be made of them."""
