@@ -135,9 +135,12 @@ cdef extern from *:
     #endif
     #include <fcntl.h>
     #include <pthread.h>
+    #include <sched.h>
     #include <signal.h>
     #include <string.h>
     #include <sys/eventfd.h>
+    #include <sys/resource.h>
+    #include <sys/syscall.h>
     #include <time.h>
     #include <unistd.h>
 
@@ -150,6 +153,22 @@ cdef extern from *:
     static inline void sleep_ns(int64_t ns) {
         struct timespec t = { ns / 1000000000, ns % 1000000000 };
         nanosleep(&t, NULL);
+    }
+
+    /* Ask for short time slices: who asks for little gets the processor soon when it wakes up (Linux 6.12; before that
+       nothing changes). The log's thread needs some 50 us for a batch, wakes up three times in each fdatasync, and
+       behind others on a busy processor it waited 40 us each time, with everybody waiting for it. */
+    static inline void ask_for_short_slices(void) {
+    #ifdef SYS_sched_setattr
+        struct {
+            uint32_t size, policy;
+            uint64_t flags;
+            int32_t nice;
+            uint32_t priority;
+            uint64_t runtime, deadline, period;
+        } wanted = { sizeof wanted, SCHED_OTHER, 0, getpriority(PRIO_PROCESS, 0), 0, 100000, 0, 0 };
+        if (sched_getscheduler(0) == SCHED_OTHER) syscall(SYS_sched_setattr, 0, &wanted, 0);
+    #endif
     }
 
     /* The thread must not run signal handlers: one would interrupt its system calls. */
@@ -182,6 +201,7 @@ cdef extern from *:
     int pthread_cond_broadcast(pthread_cond_t*) nogil
     int pthread_join(pthread_t, void**) nogil
     int start_thread(pthread_t*, void* (*)(void*) noexcept nogil, void*)
+    void ask_for_short_slices() nogil
     int64_t monotonic_ns() nogil
     void sleep_ns(int64_t) nogil
     int c_pwrite "pwrite"(int, const void*, size_t, int64_t) nogil
@@ -471,6 +491,7 @@ cdef void* _run(void* argument) noexcept nogil:
     cdef Shared* s = <Shared*> argument
     cdef Job* job
     cdef Job* until
+    ask_for_short_slices()
     while True:
         pthread_mutex_lock(&s.lock)
         while (s.todo == NULL or s.refused_errno) and not s.stop:
