@@ -413,6 +413,7 @@ class Ensemble:
             self._begin_to_serve()
             self._carry_out()  # what those who were answered have proposed already
             self._peers.hurry()
+            self._peers.turning = False
             self._clients.flush_all()
             self._retire()
         except Exception as error:
