@@ -413,7 +413,7 @@ class Server:
                 self._checkpointer.run_now(checkpoint_meta(self._applier, self._tree, self._sessions))
         except (StoreFull, LogFailed) as error:
             logger.warning(
-                "no last checkpoint reason=%s; the log has everything, the next start replays it", error
+                "no last checkpoint reason=%s; the next start goes on from the one before", error
             )
         self._checkpointer.close()
         self._log.close()

@@ -374,6 +374,8 @@ class Ensemble:
 
     def _take_done(self) -> None:
         self._settle_log()
+        if not self._busy:
+            self._carry_out()  # a truncation, perhaps: what became durable of that tail is none of the core's business
         self.core.persisted(self._log.durable_zxid)
         if self.core.leading is not None:
             self._pipeline.durable_to(self._log.durable_zxid)

@@ -131,8 +131,9 @@ class FullStates:
             self._cannot_receive(error)
             return
         # With a tree that has diverged the log is sound. It may reach beyond that state, and what this server has
-        # acknowledged must not be forgotten.
-        keep_log = self._core.diverged and self._history.is_end(receiver.zxid)
+        # acknowledged must not be forgotten. If the disk does not have it up to there, nothing behind is acknowledged.
+        known = self._core.diverged and self._history.is_end(receiver.zxid)
+        keep_log = known and self._log.durable_zxid >= receiver.zxid
         self._kept = self._history.hold(receiver.zxid)
         sealed = self._loop.run_in_executor(None, partial(receiver.seal, keep_log=keep_log))
         sealed.add_done_callback(partial(self._sealed, receiver))

@@ -24,8 +24,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
-#: Versions of what is said on a link after the handshake; the handshake itself stays as it is for ever.
-VERSIONS: Final = (1, 1)
+#: Versions of what is said on a link after the handshake; the handshake itself stays as it is for ever. 2: an Append
+#: says whether it is urgent.
+VERSIONS: Final = (2, 2)
 #: A secret shorter than this could be guessed.
 MIN_SECRET_BYTES: Final = 16
 

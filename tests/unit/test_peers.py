@@ -29,7 +29,7 @@ from fastzk.server import peer_dialer
 from fastzk.server import peers as peers_module
 from fastzk.server._peer_link import HANDSHAKE_BYTES, KEEP_ALIVE, MAX_FRAME_BYTES, PeerLink
 from fastzk.server.peer_address import FRESH_SECONDS, Resolver, ip_address
-from fastzk.server.peer_auth import Credentials, certificate_names
+from fastzk.server.peer_auth import VERSIONS, Credentials, certificate_names
 from fastzk.server.peer_auth import dial as dial_handshake
 from fastzk.server.peer_dialer import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Backoff
 from fastzk.server.peers import Peers, PeerTls
@@ -715,7 +715,7 @@ def hello(
     acceptor: int = 1,
     secret: bytes = SECRET,
     ensemble: str = "",
-    versions: tuple[int, int] = (1, 1),
+    versions: tuple[int, int] = VERSIONS,
 ) -> bytes:
     text = struct.pack("<4sHHqq32s", b"fzkP", *versions, dialer, acceptor, secrets.token_bytes(32))
     said = b"fastzk peers: dialer\0" + challenge + text + ensemble.encode()
@@ -815,7 +815,7 @@ def test_a_dialer_that_recorded_an_acceptor_is_not_fooled(caplog: pytest.LogCapt
         async def impostor(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(framed(b"c" * 32))
             said.append(await reader.readexactly(12 + 56 + 32))
-            welcome = struct.pack("<4sHHH", b"fzkP", 1, 1, 1)
+            welcome = struct.pack("<4sHHH", b"fzkP", VERSIONS[1], *VERSIONS)
             writer.write(framed(welcome + bytes(32)) + framed(b"a message"))
             said.append(await reader.read())
             writer.close()
