@@ -283,6 +283,11 @@ MUTATIONS = [
         scenario="repeated_install",
     ),
     Mutation(
+        "nobody hears of a membership from those that it leaves behind",
+        [(Core, "learn", "self.pending is None or", "True or")],
+        scenario="membership_nobody_heard_of",
+    ),
+    Mutation(
         "a new quorum is counted at the next acknowledgment only",
         [(Leading, "_count", "while self._move():", "if self._move():")],
         scenario="commit_by_the_new_quorum",

@@ -45,4 +45,5 @@ cdef class Core:
     cpdef appended(self, Proposal proposal)
     cpdef truncated(self, int64_t zxid)
     cpdef bint advance(self, int64_t commit) except -1
+    cpdef bint learn(self, int64_t membership) except -1
     cdef _adopt(self)

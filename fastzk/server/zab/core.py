@@ -247,9 +247,10 @@ class Core:
                 self.role.defer()
             elif (last, self.id) > (message.last_zxid, sender):
                 self.role.hasten()
+        known = self.membership.version
         self.send(
             sender,
-            ProbeReply(self.promised, message.round, granted, last, -1 if leader is None else leader),
+            ProbeReply(self.promised, message.round, granted, last, -1 if leader is None else leader, known),
         )
         if self.leading is not None and leader == self.id:
             self.leading.sought(sender)
@@ -374,6 +375,17 @@ class Core:
         self.commit = commit
         if self.pending is not None and commit >= self.pending[0]:
             self._adopt()
+        return True
+
+    def learn(self, membership: int) -> bool:
+        """Another server knows that the membership of this zxid is committed. Whether that is news.
+
+        It is this server's pending one, then, since a zxid names one transaction for ever. Those that it leaves behind
+        stand for no election, and their longer histories would be in the way of those that it is made of.
+        """
+        if self.pending is None or self.pending[0] != membership:
+            return False
+        self._adopt()
         return True
 
     def _adopt(self) -> None:

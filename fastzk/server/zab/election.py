@@ -82,6 +82,8 @@ class Looking(Role):
         """The votes."""
         if isinstance(message, ProbeReply):
             self._seen = max(self._seen, message.epoch)
+            if self.core.learn(message.membership) and self.campaigning:
+                self._count()  # fewer may be enough
             if message.granted and message.round == self._round and self.campaigning and not self._canvassing:
                 self._grants.add(sender)
                 self._count()

@@ -31,6 +31,7 @@ cdef class ProbeReply:
     cdef readonly bint granted
     cdef readonly int64_t last_zxid
     cdef readonly int64_t leader
+    cdef readonly int64_t membership
 
 
 @cython.final

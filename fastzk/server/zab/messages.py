@@ -8,7 +8,7 @@ of an earlier stream is ignored, so that nothing delayed, repeated or overtaken 
 message        from -> to          says
 =============  ==================  ===================================================================================
 Probe          candidate -> voter  would you promise me a new epoch? (changes nothing)
-ProbeReply     voter -> candidate  yes, or why not
+ProbeReply     voter -> candidate  yes, or why not; and which membership is known to be committed
 Canvass        candidate -> voter  promise me `epoch`: follow nobody of an earlier one
 Promise        voter -> candidate  promised (durably), or not
 NewLeader      leader -> anybody   I lead `epoch`; where does your history end?
@@ -76,13 +76,15 @@ class Probe:
 
 @dataclass(frozen=True)
 class ProbeReply:
-    """`epoch` is the one the voter has promised; `leader` the live leader it hears, -1 if none."""
+    """`epoch` is the one the voter has promised; `leader` the live leader it hears, -1 if none; `membership` the zxid
+    of the latest membership that it knows to be committed."""
 
     epoch: int
     round: int
     granted: bool
     last_zxid: int
     leader: int
+    membership: int
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ Message: TypeAlias = (
 #: message's place in this list, from 1 on: add at the end only.
 _LAYOUTS: Final[dict[type[Message], str]] = {
     Probe: "qqq",
-    ProbeReply: "qq?qq",
+    ProbeReply: "qq?qqq",
     Canvass: "qq",
     Promise: "qq?",
     NewLeader: "qqq",
