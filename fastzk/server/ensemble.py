@@ -415,7 +415,7 @@ class Ensemble:
             self._begin_to_serve()
             self._carry_out()  # what those who were answered have proposed already
             self._peers.hurry()
-            self._peers.turning = False
+            self._peers.turning = False  # what is sent from here on, the loop sends
             self._clients.flush_all()
             self._retire()
         except Exception as error:
@@ -535,7 +535,7 @@ class Ensemble:
     # -- applying ----------------------------------------------------------------------------------------------------
 
     def _apply(self) -> None:
-        """Apply what is committed, and leading, on this server's disk, a slice of it at a time."""
+        """Apply what is committed (leading: and on this server's disk), a slice of it at a time."""
         core = self.core
         limit = min(core.commit, core.durable) if core.leading is not None else core.commit
         if self._handed < limit:
