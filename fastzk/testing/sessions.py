@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastzk._codec import encode, encode_frame
 from fastzk.protocol import OpCode
@@ -13,6 +13,11 @@ from fastzk.records import ConnectRequest, RequestHeader
 
 if TYPE_CHECKING:
     from fastzk.client.operations import Operations
+
+
+#: Seconds for all attempts, and for one: where the client was quicker, a server may leave a connection without an answer.
+PATIENCE: Final = 30.0
+ATTEMPT: Final = 3.0
 
 
 def expire_session(client: Operations, host: str | None = None, port: int | None = None) -> None:
@@ -34,7 +39,7 @@ def expire_session(client: Operations, host: str | None = None, port: int | None
     session_id, password = identity
     take_over = encode(ConnectRequest, (0, 0, round(client.session_timeout * 1000), session_id, password, False))
     close = encode(RequestHeader, (1, OpCode.CLOSE_SESSION))
-    until = time.monotonic() + 10.0
+    until = time.monotonic() + PATIENCE
     while not _ended(server, encode_frame(take_over) + encode_frame(close)):
         if time.monotonic() >= until:
             raise TimeoutError("the server does not end the session")
@@ -44,7 +49,7 @@ def _ended(server: tuple[str, int], frames: bytes) -> bool:
     """Whether the server has closed the session, or did not know it any more."""
     received = b""
     try:
-        with socket.create_connection(server, timeout=10.0) as sock:
+        with socket.create_connection(server, timeout=ATTEMPT) as sock:
             # In one go; but the client may still take its session back before the second frame is read.
             sock.sendall(frames)
             while chunk := sock.recv(65536):

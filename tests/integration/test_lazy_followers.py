@@ -40,7 +40,8 @@ def test_one_of_two_followers_takes_its_time_until_it_is_needed(tmp_path: Path) 
             counts, _ = write(ensemble, session, WRITES)
             lazy, prompt = sorted(ensemble.followers(), key=lambda i: counts[i])
             assert counts[leader] >= WRITES
-            assert counts[lazy] < WRITES * 2 // 3, counts
+            # On a busy machine they take turns: whoever was slower lately may take its time.
+            assert WRITES <= counts[lazy] + counts[prompt] < WRITES * 2 * 9 // 10, counts
 
             # What it had not written when it was killed it gets again, and its clients see what they have seen.
             with ensemble.session(lazy) as reader:
