@@ -14,8 +14,7 @@ from fastzk.records import ConnectRequest, RequestHeader
 if TYPE_CHECKING:
     from fastzk.client.operations import Operations
 
-
-#: Seconds for all attempts, and for one: where the client was quicker, a server may leave a connection without an answer.
+#: Seconds for all attempts, and for one: where the client was quicker, a server may leave the connection unanswered.
 PATIENCE: Final = 30.0
 ATTEMPT: Final = 3.0
 
