@@ -5,7 +5,7 @@ from fastzk._codec cimport OutBuf
 
 cdef class Window:
     # Memory, as Python's buffers show it.
-    cdef bytes owner                 # whose the memory is: who takes a buffer keeps it alive; None: this object's user
+    cdef bytes owner                 # whose the memory is: who takes a buffer keeps it alive
     cdef const uint8_t* p
     cdef Py_ssize_t n
 

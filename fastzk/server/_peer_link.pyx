@@ -33,7 +33,7 @@ from libc.string cimport memcpy, memmove
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from fastzk._codec cimport out_free, out_room
-from fastzk._log_reader cimport get32, get64, put32, put64
+from fastzk._log_reader cimport digest, get32, get64, put32, put64
 from fastzk.server._clients cimport fz_monotonic_ns
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -66,9 +66,6 @@ KEEP_ALIVE = struct.pack("<IQ", 0, KEEP_ALIVE_CHECKSUM)
 FrameCallback = Callable[[int, memoryview], object]
 Bytes = bytes | bytearray | memoryview
 
-# What a checksum is made of; nothing happens between the moment it is set and the one its buffer is taken.
-cdef Window hashed = Window()
-
 
 def tune(sock) -> None:
     """Make a socket fit for a link: it never blocks, never waits for company, and asks after a silent peer."""
@@ -83,12 +80,6 @@ def tune(sock) -> None:
 cdef inline double seconds() noexcept:
     # By the clock of the event loop, which reads it once in a turn.
     return fz_monotonic_ns() * 1e-9
-
-
-cdef uint64_t checksum(const uint8_t* p, Py_ssize_t n) except? 0:
-    hashed.p = p
-    hashed.n = n
-    return xxh3_64_intdigest(hashed)
 
 
 cdef int copy(uint8_t* to, object buffer) except -1:
@@ -126,7 +117,7 @@ cdef class Window:
         return self.n
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        buffer.obj = self if self.owner is None else self.owner
+        buffer.obj = self.owner
         buffer.buf = <void*>self.p
         buffer.len = self.n
         buffer.itemsize = 1
@@ -307,7 +298,7 @@ cdef class PeerLink:
             stop = start + HEADER_BYTES + length
             if stop > self.end:
                 break
-            if checksum(head + HEADER_BYTES, length) != expected:
+            if digest(head + HEADER_BYTES, length) != expected:
                 if length or expected != KEEP_ALIVE_CHECKSUM:
                     self.drop(f"wrong checksum of a frame of {length} bytes")
                     return 0
@@ -376,7 +367,7 @@ cdef class PeerLink:
                 copy(at, buffer)
                 at += len(buffer)
             put32(head, length)
-            put64(head + 4, checksum(head + HEADER_BYTES, length))
+            put64(head + 4, digest(head + HEADER_BYTES, length))
             self.tail.n += HEADER_BYTES + length
         self.queued += HEADER_BYTES + length
         if self.queued >= TURN_BYTES:

@@ -55,7 +55,6 @@ cdef class Ensemble:
     cdef object _roster
 
     cdef _settle_log(self)
-    cdef _take_done(self)
     cdef _begin_to_serve(self)
     cdef _retire(self)
     cdef _schedule(self)

@@ -241,8 +241,8 @@ class Ensemble:
             self._peers.close()
 
     def durable(self, zxid: int) -> bool:
-        """Whether the log has what was applied up to `zxid`, and goes on behind that."""
-        return zxid <= self.core.durable or zxid <= self._log.durable_zxid
+        """Whether the log's disk has everything up to `zxid`."""
+        return zxid <= self._log.durable_zxid
 
     def wait_durable(self) -> None:
         """Until the log has everything that is applied, once this is stopped. Raises LogFailed."""
@@ -356,14 +356,7 @@ class Ensemble:
 
     def _logged(self) -> None:
         """The log's eventfd rang."""
-        if self._stopped:
-            return
-        try:
-            self._take_done()
-        except Exception as error:
-            self._on_failure(error)
-        else:
-            self._schedule()
+        self._guarded(self._take_done)
 
     def _settle_log(self) -> None:
         """Take back the batches that the log is done with."""
