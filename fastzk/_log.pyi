@@ -170,6 +170,9 @@ class TxnLog:
     def errno(self) -> int:
         """Why there is ``no_space``, or 0."""
     @property
+    def thread_id(self) -> int:
+        """The log thread's id, as the kernel names it; 0 before it runs."""
+    @property
     def bytes_written(self) -> int:
         """Bytes made durable, headers and padding included."""
     @property

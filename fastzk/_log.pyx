@@ -135,11 +135,9 @@ cdef extern from *:
     #endif
     #include <fcntl.h>
     #include <pthread.h>
-    #include <sched.h>
     #include <signal.h>
     #include <string.h>
     #include <sys/eventfd.h>
-    #include <sys/resource.h>
     #include <sys/syscall.h>
     #include <time.h>
     #include <unistd.h>
@@ -155,21 +153,7 @@ cdef extern from *:
         nanosleep(&t, NULL);
     }
 
-    /* Ask for short time slices: who asks for little gets the processor soon when it wakes up (Linux 6.12; before that
-       nothing changes). The log's thread needs some 50 us for a batch, wakes up three times in each fdatasync, and
-       behind others on a busy processor it waited 40 us each time, with everybody waiting for it. */
-    static inline void ask_for_short_slices(void) {
-    #ifdef SYS_sched_setattr
-        struct {
-            uint32_t size, policy;
-            uint64_t flags;
-            int32_t nice;
-            uint32_t priority;
-            uint64_t runtime, deadline, period;
-        } wanted = { sizeof wanted, SCHED_OTHER, 0, getpriority(PRIO_PROCESS, 0), 0, 100000, 0, 0 };
-        if (sched_getscheduler(0) == SCHED_OTHER) syscall(SYS_sched_setattr, 0, &wanted, 0);
-    #endif
-    }
+    static inline int this_thread(void) { return (int)syscall(SYS_gettid); }
 
     /* The thread must not run signal handlers: one would interrupt its system calls. */
     static inline int start_thread(pthread_t *thread, void *(*run)(void *), void *argument) {
@@ -201,7 +185,7 @@ cdef extern from *:
     int pthread_cond_broadcast(pthread_cond_t*) nogil
     int pthread_join(pthread_t, void**) nogil
     int start_thread(pthread_t*, void* (*)(void*) noexcept nogil, void*)
-    void ask_for_short_slices() nogil
+    int this_thread() nogil
     int64_t monotonic_ns() nogil
     void sleep_ns(int64_t) nogil
     int c_pwrite "pwrite"(int, const void*, size_t, int64_t) nogil
@@ -286,6 +270,7 @@ cdef struct Shared:
     pthread_cond_t work
     pthread_cond_t settled
     pthread_t thread
+    int thread_id  # the kernel's; 0 until it runs
     int event_fd
     int dir_fd
     bint stop
@@ -491,7 +476,7 @@ cdef void* _run(void* argument) noexcept nogil:
     cdef Shared* s = <Shared*> argument
     cdef Job* job
     cdef Job* until
-    ask_for_short_slices()
+    s.thread_id = this_thread()
     while True:
         pthread_mutex_lock(&s.lock)
         while (s.todo == NULL or s.refused_errno) and not s.stop:
@@ -1347,6 +1332,11 @@ cdef class TxnLog:
     def errno(self):
         """Why there is ``no_space``, or 0."""
         return 0 if self.preparer is None else self.preparer.errno
+
+    @property
+    def thread_id(self):
+        """The log thread's id, as the kernel names it; 0 before it runs."""
+        return self.shared.thread_id
 
     @property
     def bytes_written(self):

@@ -51,6 +51,7 @@ from fastzk.server.four_letter import COMMANDS, answer
 from fastzk.server.ports import bind
 from fastzk.server.recovery import Recovered, checkpoint_meta, recover
 from fastzk.server.sasl import SaslAuthenticator, read_jaas
+from fastzk.server.scheduling import Scheduling
 from fastzk.server.stats import ServerStats
 from fastzk.server.store import StoreFull
 from fastzk.server.throttle import connection_throttle
@@ -252,6 +253,7 @@ class Server:
             on_failure=self._fail,
         )
         self._checkpointer = Checkpointer(loop, self._store, tree, on_failure=self._fail, durable=self._durable)
+        self._scheduling = Scheduling(loop, self._log)
         self._checkpoint_txns = 0  # pipeline.txns when the last checkpoint began
         self._checkpoint_began = time.monotonic()
         self._checkpoint_pause = 0.0  # not before so many seconds after the last one began
@@ -284,6 +286,7 @@ class Server:
             self._ensemble.start()
         self._expire_sessions()
         self._keep_house()
+        self._scheduling.start()
         # What was built so far lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -395,6 +398,7 @@ class Server:
     def _close(self) -> None:
         """Everything is answered: write a last checkpoint and close."""
         began = time.monotonic()
+        self._scheduling.stop()
         for acceptor in self._acceptors:
             acceptor.close()
         self._clients.flush_all()

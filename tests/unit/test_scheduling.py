@@ -1,0 +1,187 @@
+"""Scheduling: SCHED_BATCH as long as nobody makes these threads wait, SCHED_OTHER otherwise, and pauses that grow."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fastzk._log import TxnLog
+from fastzk.server import scheduling
+from fastzk.server.scheduling import FIRST_PAUSE, LONGEST_PAUSE, LOOK_SECONDS, Scheduling, Waits
+
+pytestmark = pytest.mark.skipif(
+    os.sched_getscheduler(0) != os.SCHED_OTHER, reason="these tests run under a policy of somebody's choice"
+)
+MS = 1_000_000
+
+
+class Timer:
+    """What ``Clock`` gives for a call."""
+
+    cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Clock:
+    """An event loop of which only the clock is used: ``pass_by`` lets the next call's time come."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[tuple[float, Callable[[], object], Timer]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> Timer:
+        self.calls.append((delay, call, Timer()))
+        return self.calls[-1][2]
+
+    def pass_by(self) -> float:
+        """Make the one call that is due next; how long that took."""
+        ((delay, call, timer),) = self.calls
+        self.calls.clear()
+        self.now += delay
+        if not timer.cancelled:
+            call()
+        return delay
+
+
+class Counts:
+    """What the kernel says it counted: for the thread that runs the test, and for the log's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.by_thread: dict[int, tuple[int, int]] = {}
+        self.missing = False
+        monkeypatch.setattr(scheduling.Waits, "of", self.of)
+
+    def of(self, thread: int) -> Waits:
+        if self.missing:
+            raise FileNotFoundError(thread)
+        return Waits(*self.by_thread.get(thread, (0, 0)))
+
+    def wait(self, thread: int, ns: int, runs: int) -> None:
+        before = self.by_thread.get(thread, (0, 0))
+        self.by_thread[thread] = (before[0] + ns, before[1] + runs)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[TxnLog]:
+    log = TxnLog(tmp_path, b"scheduling tests")
+    log.start()
+    while not log.thread_id:
+        pass
+    yield log
+    log.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    return Counts(monkeypatch)
+
+
+@pytest.fixture
+def chosen(log: TxnLog, clock: Clock) -> Iterator[Scheduling]:
+    made = Scheduling(clock, log)  # type: ignore[arg-type]
+    made.start()
+    yield made
+    made.stop()
+
+
+def policies(log: TxnLog) -> tuple[int, int]:
+    return os.sched_getscheduler(0), os.sched_getscheduler(log.thread_id)
+
+
+OTHER, BATCH = (os.SCHED_OTHER,) * 2, (os.SCHED_BATCH,) * 2
+
+
+def test_both_threads_are_under_batch_after_a_while(
+    chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
+) -> None:
+    assert policies(log) == OTHER
+    assert clock.pass_by() == FIRST_PAUSE
+    assert policies(log) == BATCH
+    for _ in range(100):
+        counts.wait(threading.get_native_id(), 70 * MS, 200)  # long in all, but short each time
+        counts.wait(log.thread_id, 2 * MS, 1)  # long, but once
+        assert clock.pass_by() == LOOK_SECONDS
+    assert policies(log) == BATCH
+
+
+@pytest.mark.parametrize("whose", ["loop", "log"])
+def test_long_waits_of_either_thread_end_it(
+    chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog, whose: str
+) -> None:
+    clock.pass_by()
+    counts.wait(log.thread_id if whose == "log" else threading.get_native_id(), 12 * MS, 4)
+    clock.pass_by()
+    assert policies(log) == OTHER
+    assert clock.pass_by() == 2 * FIRST_PAUSE
+    assert policies(log) == BATCH
+    clock.pass_by()
+    assert policies(log) == BATCH, "what it waited for meanwhile does not count"
+
+
+def test_pauses_grow_up_to_a_limit_and_begin_anew_after_a_good_time(
+    chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
+) -> None:
+    pauses = [clock.pass_by()]
+    for _ in range(12):
+        counts.wait(log.thread_id, 12 * MS, 4)
+        clock.pass_by()
+        pauses.append(clock.pass_by())
+    assert pauses[:4] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, 8 * FIRST_PAUSE]
+    assert pauses[-1] == LONGEST_PAUSE
+    clock.now += 10 * LONGEST_PAUSE
+    counts.wait(log.thread_id, 12 * MS, 4)
+    clock.pass_by()
+    assert clock.pass_by() == FIRST_PAUSE
+
+
+def test_without_counts_nothing_is_changed(chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog) -> None:
+    counts.missing = True
+    clock.pass_by()
+    assert policies(log) == OTHER
+    assert not clock.calls
+
+
+def test_a_stop_leaves_the_threads_as_they_were(
+    chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
+) -> None:
+    clock.pass_by()
+    chosen.stop()
+    assert policies(log) == OTHER
+    clock.pass_by()
+    assert policies(log) == OTHER
+
+
+def test_an_operators_choice_is_left_alone(clock: Clock, log: TxnLog) -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        chosen = Scheduling(clock, log)  # type: ignore[arg-type]
+        chosen.start()
+        assert not clock.calls
+        chosen.stop()
+        assert policies(log) == (os.SCHED_BATCH, os.SCHED_OTHER)
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def test_what_the_kernel_counts() -> None:
+    before = Waits.of(threading.get_native_id())
+    os.sched_yield()
+    after = Waits.of(threading.get_native_id())
+    assert 0 < before.runs <= after.runs
+    assert 0 <= before.ns <= after.ns
+    with pytest.raises(OSError, match="No such file"):
+        Waits.of(2**31 - 1)
