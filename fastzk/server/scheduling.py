@@ -52,7 +52,10 @@ class Waits(NamedTuple):
     @classmethod
     def of(cls, thread: int) -> Waits:
         """Those of a thread of this process. Raises OSError or ValueError if they are not counted."""
-        _, ns, runs = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()
+        path = Path(f"/proc/self/task/{thread}/schedstat")
+        _, ns, runs = path.read_text().split()
+        if int(runs) == 0:
+            raise ValueError(f"{path}: a thread that runs, and is said to have never done so")
         return cls(int(ns), int(runs))
 
     def longer_since(self, before: Waits, limit_ns: int) -> bool:
@@ -87,8 +90,10 @@ class Scheduling:
     def _attempt(self) -> None:
         self._since = self._loop.time()
         self._waits = self._count()
-        if self._waits and self._use(os.SCHED_BATCH):
+        if self._waits.keys() == self._limits().keys() and self._use(os.SCHED_BATCH):
             self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+        else:
+            self._use(os.SCHED_OTHER)
 
     def _look(self) -> None:
         before, self._waits = self._waits, self._count()

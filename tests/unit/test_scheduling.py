@@ -155,6 +155,15 @@ def test_without_counts_nothing_is_changed(chosen: Scheduling, counts: Counts, c
     assert not clock.calls
 
 
+def test_a_log_that_has_ended_is_no_reason_to_go_on_blindly(
+    chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
+) -> None:
+    log.close()
+    clock.pass_by()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    assert not clock.calls
+
+
 def test_a_stop_leaves_the_threads_as_they_were(
     chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
 ) -> None:
@@ -185,3 +194,9 @@ def test_what_the_kernel_counts() -> None:
     assert 0 <= before.ns <= after.ns
     with pytest.raises(OSError, match="No such file"):
         Waits.of(2**31 - 1)
+
+
+def test_a_kernel_that_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda path: "0 0 0\n")
+    with pytest.raises(ValueError, match="schedstat"):
+        Waits.of(threading.get_native_id())
