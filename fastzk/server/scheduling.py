@@ -7,8 +7,9 @@ switches, and made 1.05 to 1.1 times the writes.
 
 But who computes without end does not sleep, and under SCHED_BATCH is run behind only when the clock's tick comes round:
 milliseconds, for each of the steps that a write takes. The kernel counts for each thread how often it got a processor,
-and how long it waited for that. So the loop's thread and the log's are under SCHED_BATCH as long as these waits are
-short. When they are not, they go back to SCHED_OTHER for a while, which is twice as long each time.
+and how long it waited for that. So while there is much to do the loop's thread and the log's are under SCHED_BATCH as
+long as these waits are short. When they are not, they go back to SCHED_OTHER for a while, which is twice as long each
+time. With little to do they are under SCHED_OTHER, too: a lone request gains nothing, and could wait.
 
 Nothing is done where the operator chose a policy, nor where the kernel does not count.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 from contextlib import suppress
@@ -36,32 +38,38 @@ LOOK_SECONDS: Final = 0.25
 LOOP_WAIT_NS: Final = 2_000_000
 LOG_WAIT_NS: Final = 800_000
 LEAST_NS: Final = 3_000_000
-#: Seconds under SCHED_OTHER before the first attempt and after the first that did not go well, and at most.
+#: There is much to do if the loop's thread ran for a twentieth of the time between two looks.
+BUSY_NS: Final = int(LOOK_SECONDS * 1e9) // 20
+#: Seconds under SCHED_OTHER after the first attempt that did not go well, and at most.
 FIRST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 256.0
-#: An attempt that lasted for so many of the pauses before it went well.
+LONGEST_PAUSE: Final = 16.0
+#: If nothing went wrong for so many of the pauses before, the next is the first again.
 WELL: Final = 8
 
 
-class Waits(NamedTuple):
-    """What the kernel counted for one thread: how long it waited for a processor, and how often it got one."""
+class Times(NamedTuple):
+    """What the kernel counted for one thread: how long it ran, how long it waited to, and how often it came to run."""
 
-    ns: int
+    ran_ns: int
+    waited_ns: int
     runs: int
 
     @classmethod
-    def of(cls, thread: int) -> Waits:
+    def of(cls, thread: int) -> Times:
         """Those of a thread of this process. Raises OSError or ValueError if they are not counted."""
         path = Path(f"/proc/self/task/{thread}/schedstat")
-        _, ns, runs = path.read_text().split()
-        if int(runs) == 0:
+        ran, waited, runs = map(int, path.read_text().split())
+        if runs == 0:
             raise ValueError(f"{path}: a thread that runs, and is said to have never done so")
-        return cls(int(ns), int(runs))
+        return cls(ran, waited, runs)
 
-    def longer_since(self, before: Waits, limit_ns: int) -> bool:
-        """Whether the waits since ``before`` were longer than ``limit_ns`` on average."""
-        ns = self.ns - before.ns
-        return ns >= LEAST_NS and ns > limit_ns * (self.runs - before.runs)
+    def since(self, before: Times) -> Times:
+        """What came to it after ``before``."""
+        return Times(self.ran_ns - before.ran_ns, self.waited_ns - before.waited_ns, self.runs - before.runs)
+
+    def waited_longer_than(self, limit_ns: int) -> bool:
+        """Whether each wait was longer than ``limit_ns``, on average."""
+        return self.waited_ns >= LEAST_NS and self.waited_ns > limit_ns * self.runs
 
 
 class Scheduling:
@@ -71,43 +79,40 @@ class Scheduling:
         self._loop = loop
         self._log = log
         self._own = threading.get_native_id()
-        self._waits: dict[int, Waits] = {}
-        self._pause = FIRST_PAUSE
-        self._since = 0.0
+        self._times: dict[int, Times] = {}
+        self._batch = False
+        self._pause = 0.0
+        self._failed_at = self._again_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to choose."""
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            self._timer = self._loop.call_later(self._pause, self._attempt)
+        self._times = self._count()
+        if os.sched_getscheduler(0) == os.SCHED_OTHER and self._times.keys() == self._limits().keys():
+            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def stop(self) -> None:
         """Leave the threads as they were before ``start``."""
         if self._timer is not None:
             self._timer.cancel()
-            self._use(os.SCHED_OTHER)
-
-    def _attempt(self) -> None:
-        self._since = self._loop.time()
-        self._waits = self._count()
-        if self._waits.keys() == self._limits().keys() and self._use(os.SCHED_BATCH):
-            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
-        else:
-            self._use(os.SCHED_OTHER)
+            self._use(False)
 
     def _look(self) -> None:
-        before, self._waits = self._waits, self._count()
-        limits = self._limits()
-        if not any(
-            now.longer_since(before[thread], limits[thread]) for thread, now in self._waits.items() if thread in before
-        ):
-            self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+        now, limits = self._loop.time(), self._limits()
+        before, self._times = self._times, self._count()
+        if self._times.keys() != limits.keys():
+            self._use(False)  # one has ended
             return
-        self._use(os.SCHED_OTHER)
-        lasted = self._loop.time() - self._since
-        self._pause = FIRST_PAUSE if lasted > WELL * self._pause else min(2 * self._pause, LONGEST_PAUSE)
-        logger.debug("somebody else computes, scheduling as usual lasted=%.1f seconds=%.0f", lasted, self._pause)
-        self._timer = self._loop.call_later(self._pause, self._attempt)
+        since = {thread: times.since(before.get(thread, times)) for thread, times in self._times.items()}
+        if self._batch and any(times.waited_longer_than(limits[thread]) for thread, times in since.items()):
+            self._use(False)
+            recently = now - self._failed_at < WELL * self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE) if recently else FIRST_PAUSE
+            self._failed_at, self._again_at = now, now + self._pause
+            logger.debug("somebody else computes, scheduling as usual seconds=%.0f", self._pause)
+        elif now >= self._again_at:
+            self._use(since[self._own].ran_ns >= BUSY_NS)
+        self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def _limits(self) -> dict[int, int]:
         """The threads, and how long each may wait."""
@@ -116,20 +121,22 @@ class Scheduling:
             limits[self._log.thread_id] = LOG_WAIT_NS
         return limits
 
-    def _count(self) -> dict[int, Waits]:
+    def _count(self) -> dict[int, Times]:
         """By thread; what is not counted, or has ended, is not there."""
-        waits = {}
+        times = {}
         for thread in self._limits():
             with suppress(OSError, ValueError):
-                waits[thread] = Waits.of(thread)
-        return waits
+                times[thread] = Times.of(thread)
+        return times
 
-    def _use(self, policy: int) -> bool:
-        """Whether the threads are under ``policy`` now."""
+    def _use(self, batch: bool) -> None:
+        if batch == self._batch:
+            return
+        self._batch = batch
         try:
             for thread in self._limits():
-                os.sched_setscheduler(thread, policy, os.sched_param(0))
+                os.sched_setscheduler(thread, os.SCHED_BATCH if batch else os.SCHED_OTHER, os.sched_param(0))
         except OSError as error:
-            logger.debug("scheduling left as it is policy=%d reason=%s", policy, error)
-            return False
-        return True
+            logger.debug("scheduling left as it is batch=%s reason=%s", batch, error)
+            self._again_at = math.inf
+            self._use(False)

@@ -1,4 +1,4 @@
-"""Scheduling: SCHED_BATCH as long as nobody makes these threads wait, SCHED_OTHER otherwise, and pauses that grow."""
+"""Scheduling: SCHED_BATCH while there is much to do and nobody makes these threads wait, and pauses that grow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from fastzk._log import TxnLog
 from fastzk.server import scheduling
-from fastzk.server.scheduling import FIRST_PAUSE, LONGEST_PAUSE, LOOK_SECONDS, Scheduling, Waits
+from fastzk.server.scheduling import FIRST_PAUSE, LONGEST_PAUSE, LOOK_SECONDS, Scheduling, Times
 
 pytestmark = pytest.mark.skipif(
     os.sched_getscheduler(0) != os.SCHED_OTHER, reason="these tests run under a policy of somebody's choice"
@@ -56,18 +56,22 @@ class Counts:
     """What the kernel says it counted: for the thread that runs the test, and for the log's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.by_thread: dict[int, tuple[int, int]] = {}
+        self.by_thread: dict[int, Times] = {}
         self.missing = False
-        monkeypatch.setattr(scheduling.Waits, "of", self.of)
+        monkeypatch.setattr(scheduling.Times, "of", self.of)
 
-    def of(self, thread: int) -> Waits:
+    def of(self, thread: int) -> Times:
         if self.missing:
             raise FileNotFoundError(thread)
-        return Waits(*self.by_thread.get(thread, (0, 0)))
+        return self.by_thread.get(thread, Times(0, 0, 0))
 
-    def wait(self, thread: int, ns: int, runs: int) -> None:
-        before = self.by_thread.get(thread, (0, 0))
-        self.by_thread[thread] = (before[0] + ns, before[1] + runs)
+    def add(self, thread: int, *, ran: int = 0, waited: int = 0, runs: int = 0) -> None:
+        before = self.of(thread)
+        self.by_thread[thread] = Times(before.ran_ns + ran, before.waited_ns + waited, before.runs + runs)
+
+    def work(self) -> None:
+        """The loop has much to do, and nobody else has."""
+        self.add(threading.get_native_id(), ran=100 * MS, waited=70 * MS, runs=500)
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> Counts:
 
 
 @pytest.fixture
-def chosen(log: TxnLog, clock: Clock) -> Iterator[Scheduling]:
+def chosen(log: TxnLog, clock: Clock, counts: Counts) -> Iterator[Scheduling]:
     made = Scheduling(clock, log)  # type: ignore[arg-type]
     made.start()
     yield made
@@ -105,16 +109,20 @@ def policies(log: TxnLog) -> tuple[int, int]:
 OTHER, BATCH = (os.SCHED_OTHER,) * 2, (os.SCHED_BATCH,) * 2
 
 
-def test_both_threads_are_under_batch_after_a_while(
+def test_both_threads_are_under_batch_while_there_is_much_to_do(
     chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
 ) -> None:
     assert policies(log) == OTHER
-    assert clock.pass_by() == FIRST_PAUSE
-    assert policies(log) == BATCH
     for _ in range(100):
-        counts.wait(threading.get_native_id(), 70 * MS, 200)  # long in all, but short each time
-        counts.wait(log.thread_id, 2 * MS, 1)  # long, but once
+        counts.work()
+        counts.add(log.thread_id, waited=2 * MS, runs=1)  # long, but once
         assert clock.pass_by() == LOOK_SECONDS
+        assert policies(log) == BATCH
+    counts.add(threading.get_native_id(), ran=5 * MS, waited=MS, runs=20)
+    clock.pass_by()
+    assert policies(log) == OTHER
+    counts.work()
+    clock.pass_by()
     assert policies(log) == BATCH
 
 
@@ -122,35 +130,51 @@ def test_both_threads_are_under_batch_after_a_while(
 def test_long_waits_of_either_thread_end_it(
     chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog, whose: str
 ) -> None:
+    counts.work()
     clock.pass_by()
-    counts.wait(log.thread_id if whose == "log" else threading.get_native_id(), 12 * MS, 4)
+    assert policies(log) == BATCH
+    counts.add(log.thread_id if whose == "log" else threading.get_native_id(), ran=100 * MS, waited=12 * MS, runs=4)
     clock.pass_by()
     assert policies(log) == OTHER
-    assert clock.pass_by() == 2 * FIRST_PAUSE
-    assert policies(log) == BATCH
+
+
+def test_waits_under_other_are_not_judged(chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog) -> None:
+    counts.add(log.thread_id, waited=12 * MS, runs=4)  # somebody else's work, while there was nothing to do
+    counts.work()
     clock.pass_by()
-    assert policies(log) == BATCH, "what it waited for meanwhile does not count"
+    assert policies(log) == BATCH
+
+
+def seconds_without(counts: Counts, clock: Clock, log: TxnLog) -> float:
+    """Make it fail once; how long it is under SCHED_OTHER, with much to do."""
+    counts.work()
+    while policies(log) != BATCH:
+        clock.pass_by()
+        counts.work()
+    counts.add(log.thread_id, waited=12 * MS, runs=4)
+    clock.pass_by()
+    assert policies(log) == OTHER
+    since = clock.now
+    while policies(log) == OTHER:
+        counts.work()
+        clock.pass_by()
+    return clock.now - since
 
 
 def test_pauses_grow_up_to_a_limit_and_begin_anew_after_a_good_time(
     chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
 ) -> None:
-    pauses = [clock.pass_by()]
-    for _ in range(12):
-        counts.wait(log.thread_id, 12 * MS, 4)
-        clock.pass_by()
-        pauses.append(clock.pass_by())
+    clock.now = 1000.0
+    pauses = [seconds_without(counts, clock, log) for _ in range(8)]
     assert pauses[:4] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, 8 * FIRST_PAUSE]
     assert pauses[-1] == LONGEST_PAUSE
     clock.now += 10 * LONGEST_PAUSE
-    counts.wait(log.thread_id, 12 * MS, 4)
-    clock.pass_by()
-    assert clock.pass_by() == FIRST_PAUSE
+    assert seconds_without(counts, clock, log) == FIRST_PAUSE
 
 
-def test_without_counts_nothing_is_changed(chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog) -> None:
+def test_without_counts_nothing_is_changed(counts: Counts, clock: Clock, log: TxnLog) -> None:
     counts.missing = True
-    clock.pass_by()
+    Scheduling(clock, log).start()  # type: ignore[arg-type]
     assert policies(log) == OTHER
     assert not clock.calls
 
@@ -159,17 +183,23 @@ def test_a_log_that_has_ended_is_no_reason_to_go_on_blindly(
     chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
 ) -> None:
     log.close()
+    counts.work()
     clock.pass_by()
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
-    assert not clock.calls
+    counts.work()
+    clock.pass_by()
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_stop_leaves_the_threads_as_they_were(
     chosen: Scheduling, counts: Counts, clock: Clock, log: TxnLog
 ) -> None:
+    counts.work()
     clock.pass_by()
+    assert policies(log) == BATCH
     chosen.stop()
     assert policies(log) == OTHER
+    counts.work()
     clock.pass_by()
     assert policies(log) == OTHER
 
@@ -187,16 +217,16 @@ def test_an_operators_choice_is_left_alone(clock: Clock, log: TxnLog) -> None:
 
 
 def test_what_the_kernel_counts() -> None:
-    before = Waits.of(threading.get_native_id())
+    before = Times.of(threading.get_native_id())
     os.sched_yield()
-    after = Waits.of(threading.get_native_id())
-    assert 0 < before.runs <= after.runs
-    assert 0 <= before.ns <= after.ns
+    since = Times.of(threading.get_native_id()).since(before)
+    assert before.runs > 0
+    assert min(since) >= 0
     with pytest.raises(OSError, match="No such file"):
-        Waits.of(2**31 - 1)
+        Times.of(2**31 - 1)
 
 
 def test_a_kernel_that_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda path: "0 0 0\n")
     with pytest.raises(ValueError, match="schedstat"):
-        Waits.of(threading.get_native_id())
+        Times.of(threading.get_native_id())
