@@ -43,8 +43,8 @@ BUSY_NS: Final = int(LOOK_SECONDS * 1e9) // 20
 #: Seconds under SCHED_OTHER after the first attempt that did not go well, and at most.
 FIRST_PAUSE: Final = 1.0
 LONGEST_PAUSE: Final = 16.0
-#: If nothing went wrong for so many of the pauses before, the next is the first again.
-WELL: Final = 8
+#: If nothing went wrong after a pause for so many times its length, the next is the first again.
+WELL: Final = 7
 
 
 class Times(NamedTuple):
@@ -82,7 +82,7 @@ class Scheduling:
         self._times: dict[int, Times] = {}
         self._batch = False
         self._pause = 0.0
-        self._failed_at = self._again_at = 0.0
+        self._again_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -106,9 +106,9 @@ class Scheduling:
         since = {thread: times.since(before.get(thread, times)) for thread, times in self._times.items()}
         if self._batch and any(times.waited_longer_than(limits[thread]) for thread, times in since.items()):
             self._use(False)
-            recently = now - self._failed_at < WELL * self._pause
+            recently = now - self._again_at < WELL * self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE) if recently else FIRST_PAUSE
-            self._failed_at, self._again_at = now, now + self._pause
+            self._again_at = now + self._pause
             logger.debug("somebody else computes, scheduling as usual seconds=%.0f", self._pause)
         elif now >= self._again_at:
             self._use(since[self._own].ran_ns >= BUSY_NS)
